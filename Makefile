@@ -1,0 +1,48 @@
+# Each target installs what it needs the first time, says so, and starts within seconds after that.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+BROWSER := .venv/.browser
+
+.PHONY: help demo test lint install clean
+
+help:
+	@echo "make demo   the whole loop on this machine: real model, drift, fine-tune, gates, canary, undo"
+	@echo "make test   every check that a change must pass"
+	@echo "make lint   the quick part of it: style, types, import contracts"
+	@echo "make clean  remove the environment and the demo"
+
+demo: $(STAMP)
+	@$(BIN)/trimtab demo demo
+
+test: lint $(BROWSER)
+	@$(BIN)/trimtab setup
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check src tests
+	@$(BIN)/lint-imports
+	@$(BIN)/pyright
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trimtab needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	@echo "installing into .venv (about 2 GB on disk, one to three minutes; only the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# A browser for the one browser test: Debian's, where we may install it. Without it that test says so and is skipped.
+$(BROWSER): $(STAMP)
+	@if command -v chromium >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing Debian's chromium for the browser test (only the first time)"; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || echo "chromium could not be installed: the browser test will be skipped"; \
+	else echo "no chromium here and no right to install it: the browser test will be skipped"; fi
+	@touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,112 @@
+"""The command line, in the order of the lifecycle. It parses, calls one function of a room, and shows the result.
+
+Rooms are imported inside the commands, after the file was read: `trimtab --help` and a faulty file answer at once.
+Every error Trimtab raises on purpose ends here: one line, its fix, and its exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from trimtab import __version__
+from trimtab.cli import evidence, live, loop, prepare, show
+from trimtab.errors import TrimtabError
+
+
+class _Lifecycle(TyperGroup):
+    """The commands in the order of the lifecycle (Typer would list groups first)."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for _, names in PANELS for name in names]
+
+
+PANELS = (
+    ("Prepare", ("init", "check", "schema", "setup")),
+    ("Serve and watch", ("register", "up", "status", "history")),
+    ("Retrain and roll out", ("cycle", "approve", "rollback")),
+    ("Evidence", ("audit", "card")),
+    ("See it all in minutes", ("demo",)),
+)
+"""The commands by stage: the order of `trimtab --help`."""
+
+_COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
+    (prepare.init, "trimtab init my-triage"),
+    (prepare.check, "trimtab check my-triage --json"),
+    (prepare.schema, "trimtab schema > trimtab.schema.json"),
+    (prepare.setup, "trimtab setup"),
+    (live.register, "trimtab register"),
+    (live.up, "TRIMTAB_PORT=9000 trimtab up --open"),
+    (live.status, "trimtab status --project my-triage"),
+    (live.history, 'trimtab history --at "2026-10-03 14:05"'),
+    (loop.approve, "trimtab approve"),
+    (loop.rollback, 'trimtab rollback --reason "wrong refunds since noon" --dry-run'),
+    (evidence.card, "trimtab card --version 3 > model-card.md"),
+    (prepare.demo, "trimtab demo"),
+)
+_GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
+    "cycle": (
+        "Run the retraining cycle.",
+        ((loop.run, 'trimtab cycle run --reason "new product line"'),),
+    ),
+    "audit": (
+        "Check, pin and hand out the audit chain.",
+        (
+            (evidence.verify, "trimtab audit verify --file audit.jsonl"),
+            (evidence.head, "trimtab audit head"),
+            (evidence.export, "trimtab audit export > audit.jsonl"),
+        ),
+    ),
+}
+
+
+def _application() -> typer.Typer:
+    panel = {name: title for title, names in PANELS for name in names}
+    app = typer.Typer(cls=_Lifecycle, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.callback()(trimtab)
+    for body, example in _COMMANDS:
+        app.command(rich_help_panel=panel[body.__name__], help=_help(body), epilog=f"Example: {example}")(body)
+    for name, (about, bodies) in _GROUPS.items():
+        group = typer.Typer(no_args_is_help=True, help=about, epilog=f"Example: {bodies[0][1]}")
+        for body, example in bodies:
+            group.command(help=_help(body), epilog=f"Example: {example}")(body)
+        app.add_typer(group, name=name, rich_help_panel=panel[name])
+    return app
+
+
+def _help(body: Callable[..., None]) -> str:
+    """The docstring with its paragraphs on one line each, for the terminal to wrap."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (body.__doc__ or "").split("\n\n"))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        show.say(f"trimtab {__version__}")
+        raise typer.Exit
+
+
+def trimtab(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Keep a large language model on course: register, serve, watch, retrain, judge, roll out, roll back."""
+
+
+app = _application()
+
+
+def main() -> NoReturn:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 something to mend, 3 somebody moved first, 4 stored bytes were
+    changed, 5 the engine failed, 6 a step of a cycle failed, 130 interrupted."""
+    try:
+        app(prog_name="trimtab")
+    except TrimtabError as error:
+        show.error(error)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(0)

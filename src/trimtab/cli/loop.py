@@ -1,0 +1,120 @@
+"""Retrain and roll out: start a cycle by hand, let one pass, take one back."""
+
+from __future__ import annotations
+
+import getpass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trimtab.cli import live, show
+from trimtab.cli.opening import Folder, opened, recorded
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from trimtab.settings import Settings
+
+_NEXT = {
+    "promoted": "`trimtab card` for what became champion, `trimtab rollback` if you regret it",
+    "held": "`trimtab status` for what is missing; `trimtab approve` if it waits for you",
+}
+
+
+def run(
+    project: Folder = Path(),
+    reason: Annotated[str, typer.Option(help="Why now; it stands in the record.")] = "asked on the command line",
+) -> None:
+    """Run one retraining cycle now: curate, train, judge, roll out. An interrupted cycle resumes where it stopped.
+
+    The gates of trimtab.yaml apply; its brakes are for cycles that start by themselves.
+    """
+    settings, loaded = opened(project)
+    from trimtab import lifecycle
+
+    with _watching(settings):
+        end = lifecycle.run_now(settings, loaded, reason)
+    show.say(f"cycle {end.cycle} {end.outcome}: {end.summary}")
+    show.then(_NEXT.get(end.outcome, "`trimtab history`, and the dashboard for the evidence"))
+
+
+def approve(
+    cycle: Annotated[
+        str | None, typer.Argument(help="The cycle that waits.", show_default="the one that waits")
+    ] = None,
+    project: Folder = Path(),
+    actor: Annotated[str | None, typer.Option("--by", help="Who approves.", show_default="your user name")] = None,
+) -> None:
+    """Let a candidate that passed its gates go to its callers, where trimtab.yaml asks for a person's approval."""
+    settings, loaded = opened(project)
+    from trimtab import lifecycle
+
+    who = actor or _user()
+    lifecycle.approve(settings, loaded, cycle, who)
+    show.say(f"approved by {who}")
+    show.then("`trimtab status` shows the canary's steps")
+
+
+def rollback(
+    project: Folder = Path(),
+    reason: Annotated[str, typer.Option(help="Why; it stands in the record.")] = "asked on the command line",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
+) -> None:
+    """Put the champion before this one back. It shows what will happen, and asks.
+
+    New requests go to the earlier version at once; requests in flight finish on the one they began with. Works with a
+    faulty trimtab.yaml too.
+    """
+    from trimtab import project as file
+
+    model = file.model_name(project)
+    settings, control = recorded(project)
+    from trimtab.promotion import apply
+
+    undone = apply.previous_champion(control, model)
+    show.say(f"{model} champion: version {undone.after} -> version {undone.before}")
+    show.say(f"takes back the move of {show.moment(undone.at)} UTC by {undone.actor}: {undone.reason}")
+    challenger = control.alias(model, "challenger")
+    if challenger is not None:
+        show.say(f"ends the canary of version {challenger}")
+    if dry_run:
+        show.then("the same without --dry-run; nothing was changed")
+        return
+    if not yes:
+        typer.confirm("Roll back?", abort=True)
+    move = apply.rollback(settings, control, model, actor=f"cli:{_user()}", reason=reason)
+    show.say(f"{model} champion is {show.version(move.after)}")
+    show.then("`trimtab status`")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user entry
+        return "unknown"
+
+
+@contextmanager
+def _watching(settings: Settings) -> Iterator[None]:
+    """Show the running step while the body runs."""
+    done = threading.Event()
+
+    def follow(status: Status) -> None:
+        while not done.wait(0.5):
+            progress = live.running(settings)
+            if progress is not None:
+                status.update(live.progress_line(progress))
+
+    with show.working("cycle starts…") as status:
+        thread = threading.Thread(target=follow, args=(status,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

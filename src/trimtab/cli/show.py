@@ -1,0 +1,72 @@
+"""How the command line speaks: results on standard output, everything else (errors, next steps) on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.errors import ConfigError, Fixable, TrimtabError
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+
+def say(text: str, style: str = "") -> None:
+    """A line of the result. Never wrapped, so that it can be searched and copied."""
+    Console().print(Text(text, style=style), soft_wrap=True)
+
+
+def then(text: str) -> None:
+    """What to do next, after a success."""
+    Console(stderr=True).print(Text.assemble(("Next: ", "bold green"), text), soft_wrap=True)
+
+
+def table(*headers: str, rows: list[tuple[str, ...]]) -> None:
+    """A table as wide as its content where nobody watches, as wide as the terminal where somebody does."""
+    console = Console()
+    console = console if console.is_terminal else Console(width=10_000)
+    grid = Table(*headers, box=None, pad_edge=False, header_style="bold", show_header=any(headers))
+    for row in rows:
+        grid.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(grid)
+
+
+def fault(problem: ConfigError) -> None:
+    """One fault of a file: its place, what is wrong, and the fix."""
+    warning = ("warning: ", "yellow") if problem.severity == "warning" else ""
+    place = Text.assemble((problem.where, "bold"), ": ", warning, str(problem))
+    console = Console()
+    console.print(place, soft_wrap=True)
+    console.print(Text.assemble("    ", ("fix: ", "green"), problem.fix), soft_wrap=True)
+
+
+def error(problem: TrimtabError) -> None:
+    """The error that ended a command, and its fix."""
+    place = f"{problem.where}: " if isinstance(problem, ConfigError) else ""
+    console = Console(stderr=True)
+    console.print(Text.assemble(("error: ", "bold red"), place, str(problem)), soft_wrap=True)
+    if isinstance(problem, Fixable):
+        console.print(Text.assemble(("fix: ", "green"), problem.fix), soft_wrap=True)
+
+
+@contextmanager
+def working(text: str) -> Iterator[Status]:
+    """A line on standard error that shows that work goes on; its text can be updated. Silent where nobody watches."""
+    with Console(stderr=True).status(Text(text)) as status:
+        yield status
+
+
+def moment(at: datetime) -> str:
+    """A time as people read it; all of ours are UTC."""
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def version(number: int | None) -> str:
+    """A version as people read it."""
+    return "none" if number is None else f"version {number}"

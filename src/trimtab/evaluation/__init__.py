@@ -1,0 +1,1 @@
+"""Scores of answers and comparisons between them: values in, values out, without IO."""

@@ -1,0 +1,145 @@
+"""Statistics of a comparison: proportions, their differences, latencies. Pure; the source stands at each function.
+
+What cannot be measured is None, never 0 or NaN.
+"""
+
+# scipy carries no types:
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from scipy import optimize, stats
+
+from trimtab.records.monitor import Interval
+
+RESAMPLES = 2000
+SEED = 0
+P95_MINIMUM = 20
+"""Below this many answers the 95th percentile is just the slowest one, and says nothing of its own."""
+
+
+def proportion(k: int, n: int, confidence: float = 0.95) -> Interval | None:
+    """Share k/n with Wilson's score interval (Wilson 1927). None when n is 0."""
+    if n == 0:
+        return None
+    low, high = _wilson(k, n, confidence)
+    return Interval(estimate=k / n, low=low, high=high, confidence=confidence, method="Wilson score")
+
+
+def difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> Interval | None:
+    """k1/n1 - k2/n2 of independent samples: hybrid score interval, Newcombe 1998 (Stat. Med. 17:873), method 10.
+
+    None when a sample is empty.
+    """
+    if n1 == 0 or n2 == 0:
+        return None
+    p1, p2 = k1 / n1, k2 / n2
+    (low1, high1), (low2, high2) = _wilson(k1, n1, confidence), _wilson(k2, n2, confidence)
+    low = p1 - p2 - sqrt((p1 - low1) ** 2 + (high2 - p2) ** 2)
+    high = p1 - p2 + sqrt((high1 - p1) ** 2 + (p2 - low2) ** 2)
+    return Interval(estimate=p1 - p2, low=low, high=high, confidence=confidence, method="Newcombe 1998, method 10")
+
+
+def paired_difference(first_only: int, second_only: int, n: int, confidence: float = 0.95) -> Interval | None:
+    """Difference of two proportions on the same n rows, first minus second: score interval of Tango 1998
+    (Stat. Med. 17:891), which keeps its coverage, and its width, when no row is discordant.
+
+    `first_only`: rows that count for the first but not the second. When only one side has such rows, the difference is
+    a plain share of n, for which the score bound is up to 2 points too bold: there the outer bound is the exact one
+    (Clopper and Pearson 1934) where that is wider. None when n is 0.
+    """
+    if n == 0:
+        return None
+    estimate, z = (first_only - second_only) / n, float(stats.norm.ppf(0.5 + confidence / 2))
+    edge = 1 - 1e-12  # the score is 0/0 at -1 and 1
+
+    def root(start: float, end: float, level: float) -> float:
+        found: Any = optimize.brentq(lambda d: _tango(first_only, second_only, n, d) - level, start, end)
+        return float(found)
+
+    low = -1.0 if second_only == n else root(-edge, estimate, z)
+    high = 1.0 if first_only == n else root(estimate, edge, -z)
+    if second_only == 0:
+        high = max(high, _exact_upper(first_only, n, confidence))
+    if first_only == 0:
+        low = min(low, -_exact_upper(second_only, n, confidence))
+    return Interval(estimate=estimate, low=low, high=high, confidence=confidence, method="Tango 1998 score, paired")
+
+
+def mcnemar_p(first_only: int, second_only: int) -> float:
+    """Exact two-sided McNemar test that both proportions are equal (McNemar 1947; binomial on discordant rows).
+
+    Without a discordant row there is no evidence against equality: 1.
+    """
+    discordant = first_only + second_only
+    return float(stats.binomtest(first_only, discordant).pvalue) if discordant else 1.0
+
+
+def p95_ratio(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """95th percentile of the first's latencies over the second's on the same rows (seconds).
+
+    Percentile bootstrap over rows (Efron 1979), 2,000 resamples, fixed seed. None below 20 rows or when a latency is
+    not positive.
+    """
+    data = _latencies(first, second)
+    if data is None:
+        return None
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.quantile(a, 0.95, axis=axis) / np.quantile(b, 0.95, axis=axis)
+
+    drawn: Any = stats.bootstrap(
+        data, ratio, paired=True, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", rng=SEED
+    )
+    bounds = drawn.confidence_interval
+    return Interval(
+        estimate=float(ratio(*data)),
+        low=float(bounds.low),
+        high=float(bounds.high),
+        confidence=confidence,
+        method="paired percentile bootstrap",
+    )
+
+
+def median_ratio(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """Median over the rows of first/second (latencies in seconds), with the exact, distribution-free interval from
+    order statistics (Conover 1999, 3.2). None below 20 rows or when a latency is not positive."""
+    data = _latencies(first, second)
+    if data is None:
+        return None
+    ratios = data[0] / data[1]
+    bounds = stats.quantile_test(ratios, p=0.5).confidence_interval(confidence_level=confidence)
+    estimate = float(np.median(ratios))
+    return Interval(
+        estimate=estimate, low=float(bounds[0]), high=float(bounds[1]), confidence=confidence, method="order statistics"
+    )
+
+
+def _latencies(first: Sequence[float], second: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    usable = len(a) == len(b) >= P95_MINIMUM and bool(np.all(a > 0) and np.all(b > 0))
+    return (a, b) if usable else None
+
+
+def _wilson(k: int, n: int, confidence: float) -> tuple[float, float]:
+    bounds = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def _exact_upper(k: int, n: int, confidence: float) -> float:
+    return float(stats.binomtest(k, n).proportion_ci(confidence, method="exact").high)
+
+
+def _tango(first_only: int, second_only: int, n: int, delta: float) -> float:
+    """Score statistic of the hypothesis that the difference is `delta`; falls as `delta` grows."""
+    b = -first_only - second_only + (2 * n - first_only + second_only) * delta
+    c = -second_only * delta * (1 - delta)
+    share = (sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+    excess, variance = first_only - second_only - n * delta, n * (2 * share + delta * (1 - delta))
+    return excess / sqrt(variance) if variance > 0 else 0.0  # both vanish at 0 when no row is discordant

@@ -1,0 +1,98 @@
+"""The gateway process: `python -m trimtab.gateway --routes FILE --journal DIR [--host H] [--port P] [--dashboard URL]`.
+
+Prints {"address": "host:port"} on one line when it listens. On SIGTERM, or when the process that holds its standard
+input's pipe is gone: stop accepting, finish what is being answered (bounded), close the journal, exit 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import signal
+import stat
+import sys
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from trimtab.gateway.answer import Gateway, follow
+from trimtab.gateway.app import answer
+from trimtab.gateway.routes import RoutesFile
+from trimtab.gateway.server import Server
+from trimtab.gateway.upstream import Pool
+from trimtab.store.journal import Journal
+
+POLL_SECONDS = 0.05
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Run until told to stop. Raises OSError when the journal or the address cannot be had."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    gateway = Gateway(
+        RoutesFile(options.routes),
+        Pool(),
+        Journal(options.journal),
+        options.journal,
+        deadline=options.deadline,
+        dashboard=options.dashboard,
+    )
+    try:
+        follow(gateway)
+        following = asyncio.create_task(_follow(gateway))
+        server = Server(partial(answer, gateway))
+        print(json.dumps({"address": await server.listen(options.host, options.port)}), flush=True)
+        _stop_with_parent(stopping)
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        await stopping.wait()
+        await server.drain(options.drain)
+        following.cancel()
+    finally:
+        gateway.journal.close()
+
+
+async def _follow(gateway: Gateway) -> None:
+    while True:
+        follow(gateway)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _stop_with_parent(stopping: asyncio.Event) -> None:
+    """A pipe on standard input is held by the process that started this one: its end is that process's end."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+    loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stopping.set()
+
+    loop.add_reader(0, heard)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="python -m trimtab.gateway", description=__doc__)
+    parser.add_argument("--routes", type=Path, required=True, help="routes file, replaced by the supervisor")
+    parser.add_argument("--journal", type=Path, required=True, help="folder of the request journal")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes any free one")
+    parser.add_argument("--dashboard", help="URL that / redirects to")
+    parser.add_argument("--deadline", type=float, default=60.0, help="seconds for one answer")
+    parser.add_argument("--drain", type=float, default=10.0, help="seconds for answers in progress when stopping")
+    options = parser.parse_args()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        uvloop.run(serve(options))
+    except OSError as error:
+        sys.exit(f"the gateway cannot start: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""Answer one question, from the request understood to the last byte sent.
+
+The chain: choose the version (`routes`), open the row, ask the engine (`upstream`), close the row, reply. It is told
+what was asked (`shapes.Asked`) and never looks at paths. The promises: the row is in the journal before the engine is
+asked and complete before the last byte of the answer leaves; one request is one row however it ends; it names the
+version that answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from trimtab.gateway import routes, shapes, stream
+from trimtab.gateway.routes import Entity, Route, RoutesFile
+from trimtab.gateway.server import Exchange
+from trimtab.gateway.shapes import Asked, Completion, Fault
+from trimtab.gateway.upstream import EngineConnection, EngineGone, Pool
+from trimtab.store.journal import Closed, Journal, Opened
+
+FAN_OUT = 8
+"""Rows of one batch that are with the engine at once."""
+RETRY_WAIT = 0.1
+"""Seconds before a second attempt at an unchanged address: the supervisor may be replacing the engine just now."""
+CANCELLED_STATUS = 499
+"""Status of a row whose client hung up (nginx's number for it: no answer was sent)."""
+
+Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted"]
+
+
+@dataclass
+class Gateway:
+    """What every request shares."""
+
+    routes: RoutesFile
+    pool: Pool
+    journal: Journal
+    journal_folder: Path
+    deadline: float = 60.0
+    """Seconds from the request to the last byte of the engine's answer, second attempt included."""
+    dashboard: str | None = None
+    owed: list[Closed] = field(default_factory=list)
+    """Rows whose end the journal did not take: settled before the next row is opened."""
+
+
+@dataclass(slots=True)
+class Row:
+    """The row of the request in progress."""
+
+    exchange: Exchange
+    asked: Asked
+    opened: Opened
+    entity: Entity
+    route: Route
+    engine_seconds: float = 0.0
+    first_byte: float | None = None
+    usage: stream.Usage = field(default_factory=stream.Usage)
+    text: str | None = None
+    sent: list[bytes] = field(default_factory=list)
+    """What a streamed answer was so far."""
+    closed: bool = False
+
+
+def follow(gateway: Gateway) -> None:
+    """Look at the routes file; connections to engines that left it are closed."""
+    if gateway.routes.refresh() and gateway.routes.snapshot is not None:
+        gateway.pool.keep(entity.address for entity in gateway.routes.snapshot.entities())
+
+
+async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -> None:
+    """Answer what was asked. Raises Fault when no row could be opened; from there on every end is a row and a reply."""
+    row = _open(gateway, exchange, request_id, asked)
+    attempt = _streamed if asked.stream else _whole
+    try:
+        async with asyncio.timeout(gateway.deadline):
+            await _attempts(gateway, row, attempt)
+    except asyncio.CancelledError:
+        hung_up = exchange.hung_up
+        _give_up(gateway, row, CANCELLED_STATUS if hung_up else 503, "cancelled" if hung_up else "aborted")
+        raise
+    except TimeoutError:
+        fault = Fault(504, "engine_timeout", f"no complete answer within {gateway.deadline:g} s")
+        _fail(gateway, row, fault, "timeout")
+    except EngineGone as error:
+        _fail(gateway, row, Fault(502, "engine_unavailable", str(error)), "error")
+    except Fault as fault:
+        _fail(gateway, row, fault, "error")
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        _fail(gateway, row, Fault(500, "internal_error", "the gateway failed; its log says why"), "error")
+
+
+async def _attempts(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row, bool], Awaitable[None]]) -> None:
+    """Ask; and once more, where the version is now, when the engine went away before the client was told anything."""
+    try:
+        await attempt(gateway, row, False)
+    except EngineGone:
+        if row.exchange.started:
+            raise
+        follow(gateway)
+        if not _reroute(gateway, row):
+            await asyncio.sleep(RETRY_WAIT)
+            follow(gateway)
+            _reroute(gateway, row)
+        await attempt(gateway, row, True)
+
+
+async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
+    """One attempt at a plain answer."""
+    asked, entity, begun = row.asked, row.entity, time.perf_counter()
+    try:
+        requests = [shapes.engine_request(asked, entity, conversation) for conversation in asked.conversations]
+        if len(requests) == 1:
+            answers = [await _ask(gateway, entity, requests[0], fresh)]
+        else:
+            answers = await _ask_all(gateway, entity, requests, fresh)
+    finally:
+        row.engine_seconds += time.perf_counter() - begun
+    row.text = asked.output_text(answers)
+    row.usage = stream.Usage(
+        _total([one.usage.prompt_tokens for one in answers]), _total([one.usage.completion_tokens for one in answers])
+    )
+    body = asked.render(answers, row.opened.request_id, entity)
+    _close(gateway, row, 200, "ok", body)
+    row.exchange.reply(200, body, _headers(row))
+
+
+async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
+    """One attempt at a streamed answer. The engine's `[DONE]` leaves after the row is closed."""
+    exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
+    relay = stream.Relay(row.asked.include_usage)
+    connection = await gateway.pool.acquire(entity.address, fresh)
+    try:
+        await _send(connection, entity, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
+        while data := await connection.chunk():
+            events = _relayed(relay, data)
+            row.usage = relay.usage
+            if not events:
+                continue
+            if not exchange.started:
+                row.first_byte = time.perf_counter()
+                row.engine_seconds += row.first_byte - begun
+                exchange.start(_headers(row), b"text/event-stream; charset=utf-8")
+            row.sent.append(events)
+            await exchange.send(events)
+    finally:
+        gateway.pool.release(connection)
+        if row.first_byte is None:
+            row.engine_seconds += time.perf_counter() - begun
+    if not relay.done or not exchange.started:
+        raise EngineGone(f"the engine at {entity.address} ended its answer early")
+    row.text, _ = stream.text_of(b"".join(row.sent))
+    _close(gateway, row, 200, "ok", b"".join(row.sent) + stream.DONE)
+    exchange.end(stream.DONE)
+
+
+async def _ask(gateway: Gateway, entity: Entity, request: bytes, fresh: bool) -> Completion:
+    connection = await gateway.pool.acquire(entity.address, fresh)
+    try:
+        await _send(connection, entity, request)
+        return shapes.completion(await connection.body())
+    finally:
+        gateway.pool.release(connection)
+
+
+async def _ask_all(gateway: Gateway, entity: Entity, requests: list[bytes], fresh: bool) -> list[Completion]:
+    """Ask for every row of a batch, a few at a time; the first failure ends the rest."""
+    answers: dict[int, Completion] = {}
+    left = iter(enumerate(requests))
+
+    async def work() -> None:
+        for index, request in left:
+            answers[index] = await _ask(gateway, entity, request, fresh)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(FAN_OUT, len(requests))):
+                group.create_task(work())
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [answers[index] for index in range(len(requests))]
+
+
+async def _send(connection: EngineConnection, entity: Entity, request: bytes) -> None:
+    """Send a request and wait for the answer's headers. Raises Fault when the engine does not answer 200."""
+    key = b"authorization: Bearer %b\r\n" % entity.api_key.encode() if entity.api_key else b""
+    connection.send(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b"
+        b"content-length: %d\r\n\r\n%b" % (entity.address.encode(), key, len(request), request)
+    )
+    status = await connection.status()
+    if status != 200:
+        raise shapes.engine_fault(status, await connection.body())
+
+
+def _relayed(relay: stream.Relay, data: bytes) -> bytes:
+    try:
+        return relay.feed(data)
+    except (msgspec.DecodeError, stream.EngineFailed) as error:
+        raise Fault(502, "engine_error", f"the engine failed in mid-answer: {error}") from error
+
+
+# Choosing
+
+
+def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -> Row:
+    """Choose the version and open the row. Raises Fault when nothing is served or the journal takes nothing."""
+    snapshot = gateway.routes.snapshot
+    caller, requester = _who(exchange, asked)
+    chosen = routes.choose(snapshot, caller) if snapshot is not None else None
+    if snapshot is None or chosen is None:
+        raise Fault(503, "no_champion", "no version is being served yet; try again when /readyz says so")
+    if asked.model not in (None, "", snapshot.model, f"{snapshot.model}@champion"):
+        message = f"the model {asked.model!r} does not exist here; use {snapshot.model!r} or leave it out"
+        raise Fault(404, "model_not_found", message, "model")
+    entity, route = chosen
+    client_id = asked.client_request_id or _header(exchange, b"x-client-request-id")
+    opened = Opened(
+        request_id=request_id,
+        client_request_id=client_id,
+        caller=caller,
+        requester=requester,
+        model=entity.model,
+        version=entity.version,
+        route=route,
+        path=exchange.path,
+        at_ms=time.time_ns() // 1_000_000,
+        request=exchange.body,
+    )
+    try:
+        _settle(gateway)
+        gateway.journal.opened(opened)
+    except OSError as error:
+        raise no_journal(error) from error
+    return Row(exchange, asked, opened, entity, route)
+
+
+def _reroute(gateway: Gateway, row: Row) -> bool:
+    """Where to ask again: the same version if it is still served, else whatever serves this caller now.
+
+    True when that is another engine than before. Nothing was told to the client yet, so the row still has one version.
+    """
+    snapshot = gateway.routes.snapshot
+    found = snapshot and (routes.find(snapshot, row.entity) or routes.choose(snapshot, row.opened.caller))
+    if not found:
+        return False
+    before, (row.entity, row.route) = row.entity, found
+    return (row.entity.address, row.entity.version) != (before.address, before.version)
+
+
+def _who(exchange: Exchange, asked: Asked) -> tuple[str, str]:
+    """The canary's caller key, and who is on record as the requester. A secret is only ever kept as its hash."""
+    authorization = exchange.headers.get(b"authorization")
+    key = f"key:{blake2b(authorization, digest_size=8).hexdigest()}" if authorization else ""
+    caller = asked.user or _header(exchange, b"x-trimtab-caller") or key or exchange.peer
+    return caller, key or exchange.peer
+
+
+def _header(exchange: Exchange, name: bytes) -> str | None:
+    return exchange.headers.get(name, b"").decode("utf-8", "replace") or None
+
+
+# Ending
+
+
+def _fail(gateway: Gateway, row: Row, fault: Fault, outcome: Outcome) -> None:
+    """End with an error: as an answer, or as the last event of a stream that is then left open-ended."""
+    exchange = row.exchange
+    body = fault.body(exchange.path)
+    if exchange.started:
+        event = b"data: %b\n\n" % fault.body("")
+        _give_up(gateway, row, fault.status, outcome, event)
+        exchange.end(event, whole=False)
+        return
+    if not row.closed:
+        try:
+            _close(gateway, row, fault.status, outcome, body)
+        except Fault as unrecorded:
+            fault = unrecorded
+    exchange.reply(fault.status, fault.body(exchange.path), _headers(row))
+
+
+def _give_up(gateway: Gateway, row: Row, status: int, outcome: Outcome, last: bytes = b"") -> None:
+    """Close the row of an answer that will not be whole, with what was sent of it."""
+    if row.closed:
+        return
+    sent = b"".join(row.sent)
+    if sent:
+        row.text, pieces = stream.text_of(sent)
+        if row.usage.completion_tokens is None:  # the engine counts at the end only; it sends one token an event
+            row.usage = stream.Usage(row.usage.prompt_tokens, pieces)
+    with suppress(Fault):  # the client gets no good answer either way, and the row is owed
+        _close(gateway, row, status, outcome, sent + last)
+
+
+def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: bytes) -> None:
+    """Close the row. Raises Fault 503 when the journal does not take it: then nothing may be answered as good."""
+    row.closed = True
+    now, begun = time.perf_counter(), row.exchange.at
+    first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
+    as_opened = msgspec.structs.asdict(row.opened)
+    frame = Closed(
+        **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},
+        status_code=status,
+        duration_ms=round((now - begun) * 1000),
+        ttfb_ms=None if first_byte is None else round((first_byte - begun) * 1000),
+        input_tokens=row.usage.prompt_tokens,
+        output_tokens=row.usage.completion_tokens,
+        outcome=outcome,
+        input_text=row.asked.input_text(),
+        output_text=row.text,
+        response=response,
+    )
+    try:
+        gateway.journal.closed(frame)
+    except OSError as error:
+        fault = no_journal(error)
+        body = fault.body(row.opened.path)
+        gateway.owed.append(msgspec.structs.replace(frame, status_code=503, outcome="error", response=body))
+        raise fault from error
+
+
+def _settle(gateway: Gateway) -> None:
+    while gateway.owed:
+        gateway.journal.closed(gateway.owed[0])
+        del gateway.owed[0]
+
+
+def no_journal(error: OSError) -> Fault:
+    """What a client is told when the journal takes nothing."""
+    message = f"the request cannot be recorded, so it is not answered: {error.strerror or error}"
+    return Fault(503, "journal_unavailable", message)
+
+
+def _headers(row: Row) -> bytes:
+    overhead = (time.perf_counter() - row.exchange.at - row.engine_seconds) * 1000
+    version = f"{row.entity.model}/{row.entity.version}".encode("ascii", "replace")
+    return b"x-request-id: %b\r\nx-trimtab-version: %b\r\nx-trimtab-route: %b\r\nx-trimtab-overhead-ms: %.3f\r\n" % (
+        row.opened.request_id.encode(),
+        version,
+        row.route.encode(),
+        overhead,
+    )
+
+
+def _total(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

@@ -1,0 +1,138 @@
+"""What is at which path. `answer` is the application that the server calls for every request.
+
+The boundary: paths, methods and the small endpoints are here; how a question is answered is in `answer`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from trimtab.gateway import shapes
+from trimtab.gateway.answer import Gateway, no_journal, question
+from trimtab.gateway.server import Exchange
+from trimtab.gateway.shapes import Fault
+from trimtab.store.journal import FeedbackFrame
+
+Action = Callable[[Gateway, Exchange, str], Awaitable[None]]
+
+
+async def answer(gateway: Gateway, exchange: Exchange) -> None:
+    """Answer any request. Errors come in the envelope of the path; a bug is a 500, logged."""
+    request_id = secrets.token_hex(16)
+    try:
+        if exchange.fault is not None:
+            raise exchange.fault
+        await _action(exchange)(gateway, exchange, request_id)
+    except Fault as fault:
+        _reply_fault(exchange, request_id, fault)
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        _reply_fault(exchange, request_id, Fault(500, "internal_error", "the gateway failed; its log says why"))
+
+
+async def _chat(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    await question(gateway, exchange, request_id, shapes.chat(exchange.body))
+
+
+async def _predict(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    await question(gateway, exchange, request_id, shapes.predict(exchange.body))
+
+
+async def _invocations(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    await question(gateway, exchange, request_id, shapes.invocations(exchange.body))
+
+
+async def _feedback(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    at_ms = time.time_ns() // 1_000_000
+    frames = [
+        FeedbackFrame(
+            feedback_id=secrets.token_hex(16),
+            at_ms=at_ms,
+            request_id=item.request_id,
+            client_request_id=None if item.client_request_id is None else str(item.client_request_id),
+            name=item.name,
+            value=item.value,
+            source=item.source,
+        )
+        for item in shapes.feedback(exchange.body)
+    ]
+    try:
+        for frame in frames:
+            gateway.journal.feedback(frame)
+    except OSError as error:
+        raise no_journal(error) from error
+    _reply_json(exchange, request_id, 202, {"feedback_ids": [frame.feedback_id for frame in frames]})
+
+
+async def _healthz(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    _reply_json(exchange, request_id, 200, {"status": "alive"})
+
+
+async def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    snapshot = gateway.routes.snapshot
+    if snapshot is None or snapshot.champion is None:
+        raise Fault(503, "no_champion", "no champion is routed yet")
+    try:
+        with tempfile.TemporaryFile(dir=gateway.journal_folder) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise Fault(503, "journal_unavailable", f"the journal is not writable: {error.strerror or error}") from error
+    version = f"{snapshot.champion.model}/{snapshot.champion.version}"
+    _reply_json(exchange, request_id, 200, {"status": "ready", "champion": version})
+
+
+async def _models(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    snapshot = gateway.routes.snapshot
+    names = [snapshot.model, f"{snapshot.model}@champion"] if snapshot and snapshot.champion else []
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": "trimtab"} for name in names]
+    _reply_json(exchange, request_id, 200, {"object": "list", "data": models})
+
+
+async def _root(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    if gateway.dashboard:
+        location = b"x-request-id: %b\r\nlocation: %b\r\n" % (request_id.encode(), gateway.dashboard.encode())
+        exchange.reply(307, b"", location)
+        return
+    paths = sorted(path for path in _ACTIONS if path != "/")
+    _reply_json(exchange, request_id, 200, {"name": "trimtab gateway", "paths": paths})
+
+
+def _reply_json(exchange: Exchange, request_id: str, status: int, value: dict[str, Any]) -> None:
+    exchange.reply(status, msgspec.json.encode(value), b"x-request-id: %b\r\n" % request_id.encode())
+
+
+def _reply_fault(exchange: Exchange, request_id: str, fault: Fault) -> None:
+    headers = b"x-request-id: %b\r\n" % request_id.encode()
+    if fault.status == 405:
+        headers += b"allow: %b\r\n" % _ACTIONS[exchange.path][0].encode()
+    exchange.reply(fault.status, fault.body(exchange.path), headers)
+
+
+_ACTIONS: dict[str, tuple[str, Action]] = {
+    "/v1/chat/completions": ("POST", _chat),
+    "/predict": ("POST", _predict),
+    "/invocations": ("POST", _invocations),
+    "/feedback": ("POST", _feedback),
+    "/healthz": ("GET", _healthz),
+    "/readyz": ("GET", _readyz),
+    "/v1/models": ("GET", _models),
+    "/": ("GET", _root),
+}
+
+
+def _action(exchange: Exchange) -> Action:
+    """The function for a path. Raises Fault 404 or 405."""
+    if exchange.path not in _ACTIONS:
+        raise Fault(404, "not_found", f"there is nothing at {exchange.path}")
+    method, action = _ACTIONS[exchange.path]
+    if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
+        raise Fault(405, "method_not_allowed", f"{exchange.path} takes {method}, not {exchange.method}")
+    return action

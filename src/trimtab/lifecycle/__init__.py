@@ -1,0 +1,8 @@
+"""The loop, stage by stage. `run_cycle` is one pass of it; `loop.start` keeps it turning.
+
+This room knows every stage; the stages do not know each other.
+"""
+
+from trimtab.lifecycle.cycle import STAGES, approve, card, open_cycle, run_cycle, run_now, unfinished
+
+__all__ = ["STAGES", "approve", "card", "open_cycle", "run_cycle", "run_now", "unfinished"]

@@ -1,0 +1,342 @@
+"""One pass of the retraining loop, readable from top to bottom.
+
+Each step finds its key first: if the fact is there, the step is done. A crash is cured by running the cycle again;
+there is no other resume code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+from trimtab import registry, training
+from trimtab.errors import Conflict, EngineError, Fixable, StepFailed
+from trimtab.lifecycle.evidence import approval, card, wait_for_approval
+from trimtab.project import Loaded
+from trimtab.promotion import decide, gather, rollout
+from trimtab.records.lifecycle import Cycle, CycleEnd, Progress, Step
+from trimtab.records.promotion import Decision, GateResult
+from trimtab.records.record import Record, utc_now
+from trimtab.records.registry import LabelSet, ModelVersion, Prompt
+from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
+from trimtab.settings import Settings
+from trimtab.store.control import Control
+from trimtab.store.drain import drain
+from trimtab.store.lake import Lake
+
+STAGES = ("register", "serve", "watch", "retrain", "judge", "roll out")
+"""The lifecycle in order: the CLI's panels, the docs and the dashboard follow it."""
+
+STEPS = ("curate", "train", "register", "compare", "fairness", "decide", "approve", "roll out", "card")
+"""The steps of one attempt, in order."""
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step of one attempt of a cycle needs."""
+
+    settings: Settings
+    loaded: Loaded
+    control: Control
+    cycle: Cycle
+    attempt: int
+    mitigation: Mitigation
+
+    @property
+    def key(self) -> str:
+        return f"{self.cycle.id}/{self.attempt}"
+
+
+def run_cycle(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
+    """Curate, train, register, compare, decide, roll out; again with mitigation after a rejection for fairness alone.
+
+    A step that cannot succeed (too few rows, a trainer that fails) ends the cycle as failed, with the reason.
+    """
+    try:
+        return _attempts(settings, loaded, control, cycle)
+    except (StepFailed, Fixable) as error:
+        return _end(settings, control, cycle, "failed", str(error), None)
+
+
+def _attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
+    mitigation: Mitigation = "none"
+    decision = None
+    for attempt in range(1, loaded.project.retrain.attempts + 1):
+        work = Work(settings, loaded, control, cycle, attempt, mitigation)
+        candidate, decision = judge_candidate(work)
+        if decision.outcome == "promote":
+            return finish(work, candidate, decision)
+        if not failed_for_fairness_alone(decision):
+            break
+        mitigation = "counterfactual_augmentation"
+    assert decision is not None  # noqa: S101 (attempts is at least 1)
+    outcome = "rejected" if decision.outcome == "reject" else "held"
+    return _end(settings, control, cycle, outcome, " ".join(decision.reasons), None)
+
+
+def judge_candidate(work: Work) -> tuple[ModelVersion, Decision]:
+    """One candidate from data to decision."""
+    champion = registry.get(work.control, work.cycle.model, work.cycle.champion)
+    dataset = _step(work, "curate", DatasetVersion, lambda: _curate(work, champion))
+    run = _step(work, "train", TrainingRun, lambda: _train(work, champion, dataset))
+    candidate = _step(work, "register", ModelVersion, lambda: _register(work, champion, dataset, run))
+    _step(work, "compare", Gates, lambda: _compare(work, candidate, champion, dataset))
+    _step(work, "fairness", Gates, lambda: _fairness(work, candidate, dataset))
+    return candidate, _step(work, "decide", Decision, lambda: _decide(work, candidate, champion))
+
+
+def finish(work: Work, candidate: ModelVersion, decision: Decision) -> CycleEnd:
+    """From a decision to promote to traffic: approval, canary, alias, model card."""
+    settings, control, cycle = work.settings, work.control, work.cycle
+    outcome: Literal["promoted", "rolled_back", "held", "failed"]
+    try:
+        if work.loaded.project.retrain.brakes.approval == "required":
+            wait_for_approval(control, decision, _say(work, "approve"))
+        say = _say(work, "roll out")
+        promoted = rollout.roll_out(settings, work.loaded, control, decision, f"cycle {cycle.id}", say)
+        outcome = "promoted" if promoted else "rolled_back"
+        summary = "; ".join(decision.reasons) if promoted else "the canary failed more often than the champion"
+    except Conflict as conflict:
+        outcome, summary = "held", str(conflict)
+    except EngineError as error:
+        outcome, summary = "failed", str(error)
+    card(settings, work.loaded, candidate.version)
+    return _end(settings, control, cycle, outcome, summary, candidate.version)
+
+
+def failed_for_fairness_alone(decision: Decision) -> bool:
+    """Whether mitigation may help: fairness failed or lacks evidence of parity, everything else passed."""
+    failed = [gate.gate for gate in decision.gates if gate.verdict == "fail"]
+    return decision.outcome == "reject" and failed == ["fairness"]
+
+
+def open_cycle(control: Control, model: str, trigger: str, now: datetime) -> Cycle:
+    """Write the opening of a cycle; it sees no row after `now`."""
+    champion = registry.champion(control, model)
+    cycle = Cycle(
+        id=f"{now.astimezone(UTC):%Y%m%d-%H%M%S}",
+        model=model,
+        opened_at=now,
+        trigger=trigger,
+        champion=champion.version,
+        cut=now,
+    )
+    control.put("cycle", cycle.id, cycle)
+    return cycle
+
+
+def unfinished(control: Control, model: str) -> list[Cycle]:
+    """Cycles that were opened and have not ended, oldest first."""
+    ended = {end.cycle for end in control.facts("cycle_end", CycleEnd)}
+    return [cycle for cycle in control.facts("cycle", Cycle) if cycle.model == model and cycle.id not in ended]
+
+
+def run_now(settings: Settings, loaded: Loaded, reason: str) -> CycleEnd:
+    """Resume the unfinished cycle, or open one, and run it here. Raises Fixable when another process runs one."""
+    control = Control(settings)
+    drain(settings)
+    with only_cycle(settings) as free:
+        if not free:
+            raise Fixable("a cycle is running in another process", "watch it with `trimtab status`")
+        waiting = unfinished(control, loaded.project.name)
+        cycle = waiting[0] if waiting else open_cycle(control, loaded.project.name, reason, utc_now())
+        return run_cycle(settings, loaded, control, cycle)
+
+
+def approve(settings: Settings, loaded: Loaded, cycle: str | None, actor: str) -> None:
+    """Record a person's approval of the decision that waits for one. Raises Fixable when none does."""
+    approval(Control(settings), loaded.project.name, cycle, actor)
+
+
+@contextmanager
+def only_cycle(settings: Settings) -> Iterator[bool]:
+    """True for the one process that may run cycles; the lock goes with the process, however it ends."""
+    settings.runtime.mkdir(parents=True, exist_ok=True)
+    with (settings.runtime / "cycle.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+class Gates(Record):
+    """Gate results of one step."""
+
+    gates: tuple[GateResult, ...]
+
+
+def _curate(work: Work, champion: ModelVersion) -> DatasetVersion:
+    _say(work, "curate")(0.0, None, "freezing the hold-out, filtering, looking for leaks")
+    fair = work.loaded.project.gates.fairness
+    return training.curate(
+        work.settings,
+        Lake(work.settings).labelled(),
+        model=work.cycle.model,
+        labels=champion.spec.labels or LabelSet(fields={}),
+        section=work.loaded.project.retrain,
+        mitigation=work.mitigation,
+        swaps=work.loaded.swaps[fair.sensitive[0]] if fair and work.loaded.swaps else None,
+        cut=work.cycle.cut,
+    )
+
+
+def _train(work: Work, champion: ModelVersion, dataset: DatasetVersion) -> TrainingRun:
+    return training.train(
+        work.settings,
+        dataset,
+        key=work.key,
+        base=champion.spec.base,
+        prompt=_tuned_prompt(work),
+        section=work.loaded.project.retrain.lora,
+        on_progress=_say(work, "train"),
+    )
+
+
+def _register(work: Work, champion: ModelVersion, dataset: DatasetVersion, run: TrainingRun) -> ModelVersion:
+    changes = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": _tuned_prompt(work)}
+    return registry.register(
+        work.settings,
+        work.control,
+        champion.spec.model_copy(update=changes),
+        config_hash=work.loaded.hash,
+        note=f"cycle {work.key}: {run.method}, mitigation {dataset.mitigation}",
+        dataset=dataset,
+        training=run,
+        parent=champion.version,
+    )
+
+
+def _tuned_prompt(work: Work) -> Prompt:
+    """A tuned version needs no few-shot examples: it was trained without them."""
+    return Prompt(system=work.loaded.prompt.system)
+
+
+def _compare(work: Work, candidate: ModelVersion, champion: ModelVersion, dataset: DatasetVersion) -> Gates:
+    say = _say(work, "compare")
+    args = (work.settings, work.loaded, work.control, candidate, champion, dataset, say)
+    return _judged(work, candidate, gather.quality_and_latency(*args))
+
+
+def _fairness(work: Work, candidate: ModelVersion, dataset: DatasetVersion) -> Gates:
+    say = _say(work, "fairness")
+    gate = gather.fairness_gate(work.settings, work.loaded, work.control, candidate, dataset, say)
+    return _judged(work, candidate, [gate] if gate else [])
+
+
+def _judged(work: Work, candidate: ModelVersion, gates: list[GateResult]) -> Gates:
+    """Gate results as facts and as metrics of the version's run."""
+    metrics: dict[str, float] = {}
+    for gate in gates:
+        work.control.put("gate", f"{work.key}/{gate.gate}", gate)
+        if gate.value:
+            value = {"estimate": gate.value.estimate, "low": gate.value.low, "high": gate.value.high}
+            metrics |= {f"gate/{gate.gate}/{name}": number for name, number in value.items()}
+    registry.log_metrics(work.settings, candidate, metrics)
+    return Gates(gates=tuple(gates))
+
+
+def _decide(work: Work, candidate: ModelVersion, champion: ModelVersion) -> Decision:
+    found = [work.control.get("gate", f"{work.key}/{name}", GateResult) for name in gather.required(work.loaded)]
+    decision = decide.decide(
+        key=work.key,
+        model=work.cycle.model,
+        candidate=candidate.version,
+        champion_compared=champion.version,
+        champion_now=work.control.alias(work.cycle.model, "champion"),
+        gates=[gate for gate in found if gate is not None],
+        required=gather.required(work.loaded),
+        now=utc_now(),
+    )
+    work.control.put("decision", work.key, decision)
+    card(work.settings, work.loaded, candidate.version)
+    return decision
+
+
+def _step(work: Work, name: str, type_: type[R], do: Callable[[], R]) -> R:
+    """The step's output: found under its key, or made and recorded."""
+    key = f"{work.key}/{name}"
+    found = work.control.get("output", key, type_)
+    if found is not None:
+        return found
+    started = time.monotonic()
+    _say(work, name)(0.0, None, "")
+    output = do()
+    work.control.put("output", key, output)
+    if isinstance(output, DatasetVersion):
+        work.control.put("dataset", output.hash, output)
+    if isinstance(output, TrainingRun):
+        work.control.put("training_run", output.key, output)
+    done = Step(
+        cycle=work.cycle.id,
+        attempt=work.attempt,
+        name=name,
+        at=utc_now(),
+        seconds=time.monotonic() - started,
+        summary=_summary(output),
+        output=key,
+    )
+    work.control.put("step", key, done)
+    return output
+
+
+def _summary(output: Record) -> str:
+    match output:
+        case DatasetVersion():
+            text = f"{output.n_train} train, {output.n_holdout} hold-out, {output.n_frames} frames"
+            new = ", ".join(label for labels in output.new_labels.values() for label in labels)
+            return f"{text}; mitigation {output.mitigation}" + (f"; new labels: {new}" if new else "")
+        case TrainingRun():
+            return f"{output.steps} steps, loss {output.loss_first:.2f} to {output.loss_last:.2f}"
+        case ModelVersion():
+            return f"version {output.version}"
+        case Gates():
+            return "; ".join(f"{gate.gate}: {gate.verdict}" for gate in output.gates) or "no gate asked for"
+        case Decision():
+            return output.outcome
+        case _:
+            return ""
+
+
+def _say(work: Work, step: str) -> gather.Say:
+    """Progress of a step, for whoever looks."""
+
+    def say(fraction: float, eta: float | None, text: str) -> None:
+        progress = Progress(
+            cycle=work.cycle.id,
+            attempt=work.attempt,
+            step=step,
+            fraction=min(1.0, max(0.0, fraction)),
+            eta_seconds=eta,
+            text=text,
+            at=utc_now(),
+        )
+        path = work.settings.progress_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_text(progress.model_dump_json())
+        temporary.replace(path)
+
+    return say
+
+
+def _end(
+    settings: Settings,
+    control: Control,
+    cycle: Cycle,
+    outcome: Literal["promoted", "rejected", "held", "rolled_back", "failed"],
+    summary: str,
+    version: int | None,
+) -> CycleEnd:
+    end = CycleEnd(cycle=cycle.id, at=utc_now(), outcome=outcome, summary=summary, version=version)
+    control.put("cycle_end", cycle.id, end)
+    settings.progress_file.unlink(missing_ok=True)
+    return end

@@ -1,0 +1,157 @@
+"""Keep the loop turning in the control process: drain, watch, trigger, run cycles; on a schedule too."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from trimtab import registry
+from trimtab.errors import TrimtabError
+from trimtab.lifecycle import cycle as cycles
+from trimtab.monitor import watch
+from trimtab.project import Loaded
+from trimtab.records.lifecycle import Cycle
+from trimtab.records.monitor import Alert
+from trimtab.records.project import RetrainSection
+from trimtab.records.record import utc_now
+from trimtab.records.training import Trigger
+from trimtab.settings import Settings
+from trimtab.store.control import Control
+from trimtab.store.drain import drain
+from trimtab.store.lake import Lake
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 1
+WATCH_SECONDS = 3
+
+
+@dataclass
+class _Loop:
+    settings: Settings
+    loaded: Loaded
+    control: Control
+    running: threading.Lock = field(default_factory=threading.Lock)
+    said: str = ""
+
+
+def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
+    """Start the background jobs; returns what stops them. An unfinished cycle resumes at once."""
+    loop = _Loop(settings, loaded, Control(settings))
+    scheduler = BackgroundScheduler(timezone="UTC")
+    once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+    scheduler.add_job(_guarded(lambda: drain(settings)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
+    scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
+    for when in loaded.project.retrain.when:
+        if when.startswith("cron:"):
+            expression = when.removeprefix("cron:").strip()
+            scheduler.add_job(
+                _guarded(lambda reason=when: _consider(loop, reason, None)),
+                CronTrigger.from_crontab(expression, timezone="UTC"),
+                id=when,
+                **once,
+            )
+    scheduler.start()
+    return lambda: scheduler.shutdown(wait=False)
+
+
+def trigger(
+    alert: Alert | None,
+    reason: str,
+    section: RetrainSection,
+    past: list[Cycle],
+    n_labelled: int,
+    now: datetime,
+    model: str,
+) -> Trigger:
+    """Whether a cycle starts now. Pure: the brakes are cycles in the last 24 hours and labelled requests so far."""
+    recent = [cycle for cycle in past if cycle.model == model and cycle.opened_at > now - timedelta(hours=24)]
+    brakes = section.brakes
+    fired, why = True, reason
+    if len(recent) >= brakes.max_per_day:
+        fired, why = False, f"{len(recent)} cycles in 24 hours; brakes.max_per_day is {brakes.max_per_day}"
+    elif n_labelled < brakes.min_labelled:
+        fired, why = False, f"{n_labelled} labelled requests so far; brakes.min_labelled is {brakes.min_labelled}"
+    return Trigger(model=model, at=now, fired=fired, reason=why, alert_key=alert.key if alert else None)
+
+
+def _watch(loop: _Loop) -> None:
+    """Resume what is unfinished, look at the monitors, start a cycle for an alert that asks for one."""
+    settings, project, control = loop.settings, loop.loaded.project, loop.control
+    registry.show_aliases(settings, control, project.name)
+    waiting = cycles.unfinished(control, project.name)
+    if waiting:
+        _launch(loop, waiting[0])
+        return
+    watch.look(settings, project, control, Lake(settings), utc_now())
+    for alert in _open_alerts(loop):
+        _consider(loop, alert.title, alert)
+
+
+def _open_alerts(loop: _Loop) -> list[Alert]:
+    """Alerts about the champion that ask for a cycle and have not had one."""
+    control, project = loop.control, loop.loaded.project
+    used = {cycle.trigger for cycle in control.facts("cycle", Cycle)}
+    champion = control.alias(project.name, "champion")
+    alerts = control.facts("alert", Alert, f"{project.name}/")
+    return [
+        alert
+        for alert in alerts
+        if alert.kind in project.retrain.when
+        and alert.key.startswith(f"{project.name}/{alert.kind}/{champion}/")
+        and alert.key not in used
+    ]
+
+
+def _consider(loop: _Loop, reason: str, alert: Alert | None) -> None:
+    project, control = loop.loaded.project, loop.control
+    if cycles.unfinished(control, project.name):
+        return
+    n_labelled = Lake(loop.settings).labelled()["label"].drop_nulls().len()
+    past, now = control.facts("cycle", Cycle), utc_now()
+    decided = trigger(alert, reason, project.retrain, past, n_labelled, now, project.name)
+    if decided.reason != loop.said:
+        log.info("retraining %s: %s", "starts" if decided.fired else "waits", decided.reason)
+        control.put("trigger", f"{project.name}/{now.isoformat()}", decided)
+        loop.said = decided.reason
+    if decided.fired:
+        _launch(loop, cycles.open_cycle(control, project.name, alert.key if alert else reason, now))
+
+
+def _launch(loop: _Loop, cycle: Cycle) -> None:
+    """Run a cycle in a thread of its own, unless one runs here or in another process."""
+    if not loop.running.acquire(blocking=False):
+        return
+
+    def run() -> None:
+        try:
+            with cycles.only_cycle(loop.settings) as free:
+                if free:
+                    end = cycles.run_cycle(loop.settings, loop.loaded, loop.control, cycle)
+                    log.info("cycle %s %s: %s", cycle.id, end.outcome, end.summary)
+        except TrimtabError as error:
+            log.error("cycle %s stopped: %s; it goes on at the next look", cycle.id, error)
+        except Exception:
+            log.exception("cycle %s stopped; it goes on at the next look", cycle.id)
+        finally:
+            loop.running.release()
+
+    threading.Thread(target=run, name=f"cycle-{cycle.id}", daemon=True).start()
+
+
+def _guarded(job: Callable[[], object]) -> Callable[[], None]:
+    """A job that logs what goes wrong and is tried again at its next time."""
+
+    def run() -> None:
+        try:
+            job()
+        except Exception:
+            log.exception("a background job failed; it is tried again")
+
+    return run

@@ -1,0 +1,173 @@
+"""What must hold between the values of trimtab.yaml: a gate has data behind it, an alert a monitor, a plan an end.
+
+Each rule notes its faults in the reading. A rule that leans on a value refused elsewhere stays silent (`needs`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from apscheduler.triggers.cron import CronTrigger
+
+from trimtab.project.companions import KIND, LABELS, SWAPS
+from trimtab.project.reading import Loc, Reading, shown, suggestion
+from trimtab.records.project import Project
+from trimtab.records.registry import LabelSet
+
+SERVED = ("smollm2-135m-instruct", "echo")
+"""Bases that this release serves by name; gguf:PATH is the third way."""
+
+KNOWN_SCHEMES = {"azure": "Azure OpenAI", "openai": "OpenAI", "hf": "Hugging Face", "models": "MLflow"}
+
+
+def look(
+    reading: Reading, project: Project, labels: LabelSet | None, swaps: Mapping[str, Mapping[str, object]] | None
+) -> None:
+    """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
+    _base(reading, project.model.base)
+    _labels(reading, project)
+    _quality_field(reading, project, labels)
+    _alerts(reading, project)
+    _retrain(reading, project)
+    _fairness(reading, project, labels, swaps)
+
+
+def _base(reading: Reading, base: str) -> None:
+    loc: Loc = ("model", "base")
+    scheme, colon, rest = base.partition(":")
+    choices = "smollm2-135m-instruct, gguf:PATH or echo"
+    if base in SERVED:
+        return
+    if colon and scheme == "gguf":
+        _gguf(reading, loc, rest)
+    elif colon and scheme in KNOWN_SCHEMES:
+        message = f"this release does not serve {KNOWN_SCHEMES[scheme]} models yet; serving {scheme}: arrives later"
+        reading.fault(loc, message, f"use {choices} for now")
+    else:
+        schemes = [f"{name}:" for name in ("gguf", *KNOWN_SCHEMES)]
+        near = suggestion(f"{scheme}:" if colon else base, schemes if colon else SERVED)
+        reading.fault(loc, f"unknown base {shown(base)}", f"{near}use {choices}")
+
+
+def _gguf(reading: Reading, loc: Loc, name: str) -> None:
+    try:
+        with (reading.home / name).open("rb") as file:
+            magic = file.read(4)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        reading.fault(loc, f"cannot read {shown(name)}: {reason}", "correct the path (relative to trimtab.yaml)")
+        return
+    if magic != b"GGUF":
+        reading.fault(loc, f"{shown(name)} is not a GGUF file", "name a model converted for llama.cpp, *.gguf")
+
+
+def _labels(reading: Reading, project: Project) -> None:
+    """Classification has labels, and what judges answers by labels has classification."""
+    classification, named = project.task.kind == "classification", project.task.labels is not None
+    if classification and not named:
+        message = "is missing: a classification has a list of values"
+        reading.fault(LABELS, message, "add `labels: labels.yaml`, or set kind: chat", needs=[KIND])
+    if not classification and named:
+        reading.fault(LABELS, "a chat has no labels", "remove it, or set kind: classification", needs=[KIND])
+    if classification and named:
+        return
+    need = "needs labels, and the task has none"
+    fix = "give the task kind: classification and labels, or remove it"
+    if project.gates.quality is not None and "quality" in project.gates.model_fields_set:
+        reading.fault(("gates", "quality"), need, f"{fix} (quality: null)", needs=[LABELS, KIND])
+    if project.monitor.quality is not None:
+        reading.fault(("monitor", "quality"), need, fix, needs=[LABELS, KIND])
+    if project.retrain.when:
+        reading.fault(("retrain", "when"), need, fix, needs=[LABELS, KIND])
+
+
+def _quality_field(reading: Reading, project: Project, labels: LabelSet | None) -> None:
+    monitor = project.monitor.quality
+    if monitor is not None and labels is not None and monitor.field not in ("*", *labels.fields):
+        _not_a_field(reading, ("monitor", "quality", "field"), monitor.field, labels, "* or ")
+
+
+def _not_a_field(reading: Reading, loc: Loc, field: str, labels: LabelSet, also: str = "") -> None:
+    fix = f"{suggestion(field, labels.fields)}use {also}one of {', '.join(labels.fields)}"
+    reading.fault(loc, f"{shown(field)} is not a field of the labels", fix)
+
+
+def _alerts(reading: Reading, project: Project) -> None:
+    for index, alert in enumerate(project.alerts):
+        for place, monitor in enumerate(alert.on):
+            if getattr(project.monitor, monitor) is None:
+                _not_watched(reading, ("alerts", index, "on", place), monitor)
+        if not alert.on:
+            reading.fault(("alerts", index, "on"), "names no monitor", "write [input_drift], [quality] or both")
+        if not alert.notify:
+            reading.fault(("alerts", index, "notify"), "tells nobody", "write [log], or remove the alert")
+
+
+def _retrain(reading: Reading, project: Project) -> None:
+    for index, when in enumerate(project.retrain.when):
+        loc: Loc = ("retrain", "when", index)
+        if when.startswith("cron:"):
+            _cron(reading, loc, when.removeprefix("cron:").strip())
+        elif getattr(project.monitor, when) is None:
+            _not_watched(reading, loc, when)
+
+
+def _not_watched(reading: Reading, loc: Loc, monitor: str) -> None:
+    message = f"{monitor} is not watched"
+    reading.fault(loc, message, f"add monitor.{monitor}, or remove it here", needs=[("monitor", monitor)])
+
+
+_DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+_START = datetime(2024, 1, 1, tzinfo=UTC)  # any moment: whether a five-field schedule ever fires does not depend on it
+
+
+def _cron(reading: Reading, loc: Loc, expression: str) -> None:
+    fields = expression.split()
+    numbers = r"(?<![\d/])\d(?!\d)"
+    if len(fields) == 5 and re.search(numbers, fields[4]):
+        named = re.sub(numbers, lambda match: _DAYS[min(int(match.group()), 7)], fields[4])
+        message = "a day of the week as a number: 0 is Sunday to cron and Monday to the scheduler"
+        reading.fault(loc, message, f"write names: 'cron: {' '.join([*fields[:4], named])}'")
+        return
+    try:
+        trigger = CronTrigger.from_crontab(expression, timezone=UTC)
+        fires = trigger.get_next_fire_time(None, _START) is not None
+    except (ValueError, TypeError, OverflowError) as error:
+        fix = "write five fields: minute hour day month weekday, e.g. 'cron: 0 3 * * SUN'"
+        reading.fault(loc, f"{shown(expression)} is not a schedule: {error}", fix)
+        return
+    if not fires:
+        reading.fault(loc, f"{shown(expression)} never comes", "name a day that exists")
+
+
+def _fairness(
+    reading: Reading, project: Project, labels: LabelSet | None, swaps: Mapping[str, Mapping[str, object]] | None
+) -> None:
+    gate, here = project.gates.fairness, ("gates", "fairness")
+    if gate is None:
+        return
+    if labels is None:
+        message, fix = "needs labels, and the task has none", "give the task labels, or remove the gate"
+        reading.fault(here, message, fix, needs=[LABELS, KIND])
+    elif gate.field not in labels.fields:
+        _not_a_field(reading, (*here, "field"), gate.field, labels)
+    else:
+        _favourable(reading, (*here, "favourable"), gate.favourable, labels.fields[gate.field])
+    if not gate.sensitive:
+        reading.fault((*here, "sensitive"), "names no sensitive feature", "write [name_group], or remove the gate")
+    for index, feature in enumerate(gate.sensitive):
+        if swaps is not None and feature not in swaps:
+            fix = f"{suggestion(feature, swaps)}add it to {gate.swaps} with two groups of names"
+            message = f"{shown(feature)} has no groups in {gate.swaps}"
+            reading.fault((*here, "sensitive", index), message, fix, needs=[SWAPS])
+
+
+def _favourable(reading: Reading, loc: Loc, favourable: tuple[str, ...], values: tuple[str, ...]) -> None:
+    for index, value in enumerate(favourable):
+        if value not in values:
+            fix = f"{suggestion(value, values)}use some of {', '.join(values)}"
+            reading.fault((*loc, index), f"{shown(value)} is not a value of that field", fix)
+    if set(favourable) >= set(values):
+        reading.fault(loc, "every value is favourable: no difference could show", "leave out the unfavourable values")

@@ -1,0 +1,1 @@
+"""Gather evidence on a candidate, decide, roll out step by step, roll back."""

@@ -1,0 +1,163 @@
+"""Gather evidence: put the same cases to two versions, each on an engine of its own, and judge the answers.
+
+Answers are facts keyed by version and suite, so a case is put to a version once, however often it is compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trimtab.project import Loaded
+from trimtab.promotion import gates
+from trimtab.providers import ask, llama_cpp
+from trimtab.records.promotion import Answers, GateResult
+from trimtab.records.record import content_hash
+from trimtab.records.registry import LabelSet, ModelVersion, Prompt, VersionSpec
+from trimtab.records.training import Case, DatasetVersion
+from trimtab.responsible import fairness, swaps
+from trimtab.settings import Settings
+from trimtab.store.control import Control
+
+Say = Callable[[float, float | None, str], None]
+"""Progress for people: fraction done, seconds to go, text."""
+
+
+def cases(dataset: DatasetVersion, part: str) -> list[Case]:
+    """The rows of one part of a dataset: train, holdout or frames."""
+    lines = (Path(dataset.path) / f"{part}.jsonl").read_text().splitlines()
+    return [Case.model_validate_json(line) for line in lines]
+
+
+def answers(
+    settings: Settings, loaded: Loaded, control: Control, version: ModelVersion, texts: Sequence[str], say: Say
+) -> Answers:
+    """A version's answers to a suite of texts, asked now or found. Raises EngineError when its engine fails."""
+    key = f"{version.spec.model}/{version.version}/{content_hash(list(texts))[:16]}"
+    found = control.get("answers", key, Answers)
+    if found is not None:
+        return found
+    fresh = _ask(settings, loaded, version.spec, version.version, texts, say)
+    control.put("answers", key, fresh)
+    return fresh
+
+
+def baseline(
+    settings: Settings, loaded: Loaded, control: Control, candidate: ModelVersion, texts: Sequence[str], say: Say
+) -> Answers:
+    """What the bare base answers: the candidate's prompt, without its adapter and without constraint."""
+    bare = candidate.spec.model_copy(
+        update={
+            "adapter_sha256": None,
+            "prompt": Prompt(system=candidate.spec.prompt.system),
+            "decoding": candidate.spec.decoding.model_copy(update={"constrained": False}),
+        }
+    )
+    key = f"bare/{bare.hash[:16]}/{content_hash(list(texts))[:16]}"
+    found = control.get("answers", key, Answers)
+    if found is not None:
+        return found
+    fresh = _ask(settings, loaded, bare, 0, texts, say)
+    control.put("answers", key, fresh)
+    return fresh
+
+
+def quality_and_latency(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    candidate: ModelVersion,
+    champion: ModelVersion,
+    dataset: DatasetVersion,
+    say: Say,
+) -> list[GateResult]:
+    """Both versions, and the bare base for scale, on the same hold-out rows."""
+    rows, section = cases(dataset, "holdout"), loaded.project.gates
+    texts, labels = [case.input for case in rows], [case.label for case in rows]
+    of_champion = answers(settings, loaded, control, champion, texts, _part(say, 0.0, 0.4, "champion"))
+    of_candidate = answers(settings, loaded, control, candidate, texts, _part(say, 0.4, 0.75, "candidate"))
+    of_bare = baseline(settings, loaded, control, candidate, texts, _part(say, 0.75, 1.0, "bare base"))
+    results: list[GateResult] = []
+    if section.quality:
+        fields = list(dataset.labels.fields)
+        few_shot = {"constrained few-shot base": of_champion} if champion.spec.adapter_sha256 is None else {}
+        baselines = {"bare base": of_bare, **few_shot}
+        results.append(
+            gates.quality_gate(
+                of_candidate,
+                of_champion,
+                labels,
+                fields,
+                mode=section.quality,
+                margin=section.margin,
+                baselines=baselines,
+            )
+        )
+    if section.latency_p95:
+        factor = float(section.latency_p95.removesuffix("x"))
+        results.append(gates.latency_gate(of_candidate, of_champion, factor=factor))
+    return results
+
+
+def fairness_gate(
+    settings: Settings, loaded: Loaded, control: Control, candidate: ModelVersion, dataset: DatasetVersion, say: Say
+) -> GateResult | None:
+    """Name swaps: the candidate answers each frame under its own name and under one of another group."""
+    section = loaded.project.gates.fairness
+    if section is None or loaded.swaps is None:
+        return None
+    groups = loaded.swaps[section.sensitive[0]]
+    pairs = [(case.input, twin) for case in cases(dataset, "frames") if (twin := swaps.twin(case.input, groups))]
+    pairs = pairs[: section.pairs]
+    texts = [text for original, twin in pairs for text in (original, twin.text)]
+    replies = answers(settings, loaded, control, candidate, texts, say).answers
+    return fairness.counterfactual_gate(
+        list(zip(replies[::2], replies[1::2], strict=True)),
+        [(twin.group, twin.other_group) for _, twin in pairs],
+        field=section.field,
+        favourable=section.favourable,
+        deadband=section.deadband,
+        max_disparity=section.max_disparity,
+        names=[(twin.name, twin.replacement) for _, twin in pairs],
+        texts=[original for original, _ in pairs],
+    )
+
+
+def required(loaded: Loaded) -> tuple[str, ...]:
+    """The gates the file asks for, by name."""
+    section = loaded.project.gates
+    asked = {"quality": section.quality, "fairness": section.fairness, "latency": section.latency_p95}
+    return tuple(name for name, value in asked.items() if value)
+
+
+def _ask(settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts: Sequence[str], say: Say) -> Answers:
+    target, labels, started = loaded.project.target.local, spec.labels, time.monotonic()
+
+    def progress(done: int) -> None:
+        spent = time.monotonic() - started
+        say(done / len(texts), spent / done * (len(texts) - done), f"{done} of {len(texts)} answers")
+
+    child, key = llama_cpp.start(settings, spec, target, settings.logs / f"evaluate-{number}.log")
+    try:
+        template = llama_cpp.request_template(spec)
+        replies = ask.ask(child.ready["address"], key, template, texts, parallel=target.parallel, on_progress=progress)
+    finally:
+        child.stop()
+    parse = _parser(labels)
+    return Answers(
+        version=number,
+        suite=content_hash(list(texts)),
+        answers=tuple(parse(reply.text) for reply in replies),
+        seconds=tuple(reply.seconds for reply in replies),
+    )
+
+
+def _parser(labels: LabelSet | None) -> Callable[[str], dict[str, str] | None]:
+    if labels is None:
+        return lambda text: {"text": text}
+    return labels.parse
+
+
+def _part(say: Say, start: float, end: float, who: str) -> Say:
+    return lambda fraction, eta, text: say(start + fraction * (end - start), eta, f"{who}: {text}")

@@ -1,0 +1,1 @@
+"""Call a model. Each engine is a process of its own that speaks llama.cpp's HTTP API on loopback."""

@@ -1,0 +1,115 @@
+"""The embedded engine: llama.cpp's server, through xllamacpp, as a child process on loopback.
+
+A native assert inside llama.cpp ends its process, so it never runs inside ours. One engine serves one version: the
+base, and that version's LoRA adapter if it has one. Every request names its full adapter list all the same, because
+llama.cpp reuses a slot's cache across requests that differ only by leaving the list out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from trimtab import processes
+from trimtab.records.project import LocalTarget
+from trimtab.records.registry import VersionSpec
+from trimtab.settings import Settings
+from trimtab.store import blobs
+
+MODULE = "trimtab.providers.llama_cpp"
+
+
+def request_template(spec: VersionSpec) -> dict[str, Any]:
+    """The chat request of a version without the user's messages: `messages` to put in front, `params` to merge in.
+
+    The one place where prompt, examples, decoding and label set become a request; serving, evaluation and the
+    MLflow model all use it.
+    """
+    messages: list[dict[str, str]] = []
+    if spec.prompt.system:
+        messages.append({"role": "system", "content": spec.prompt.system})
+    for example in spec.prompt.examples:
+        messages.append({"role": "user", "content": example.input})
+        messages.append({"role": "assistant", "content": example.output})
+    decoding = spec.decoding
+    params: dict[str, Any] = {
+        "temperature": decoding.temperature,
+        "max_tokens": decoding.max_tokens,
+        "seed": decoding.seed,
+        "lora": [{"id": 0, "scale": 1.0}] if spec.adapter_sha256 else [],
+    }
+    if decoding.constrained and spec.labels is not None:
+        schema = {"name": "answer", "strict": True, "schema": spec.labels.json_schema()}
+        params["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return {"messages": messages, "params": params}
+
+
+def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path) -> tuple[processes.Child, str]:
+    """Start the engine of a version; returns the child (`ready["address"]`) and its API key.
+
+    Raises EngineError when it does not come up, Fixable or Corrupt when its weights are missing or changed.
+    """
+    key = secrets.token_urlsafe(24)
+    env = {"TRIMTAB_ENGINE_KEY": key, "GOMP_SPINCOUNT": "5000"}
+    if spec.base.format == "echo":
+        return processes.start("trimtab.providers.echo", log=log, env=env), key
+    args = ["--model", str(blobs.get(settings.blobs, spec.base.sha256)), "--alias", spec.model]
+    if spec.adapter_sha256:
+        args += ["--lora", str(blobs.get(settings.blobs, spec.adapter_sha256))]
+    args += ["--threads", str(target.engine_threads or os.cpu_count() or 1)]
+    args += ["--parallel", str(target.parallel), "--context", str(target.context)]
+    return processes.start(MODULE, *args, log=log, env=env), key
+
+
+def main() -> None:
+    """Entry point of the engine process."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser.add_argument("--model", required=True, help="GGUF file of the base")
+    parser.add_argument("--lora", help="GGUF LoRA adapter")
+    parser.add_argument("--alias", default="model")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--parallel", type=int, default=4, help="requests decoded at once")
+    parser.add_argument("--context", type=int, default=1024, help="tokens of context for each request")
+    parser.add_argument("--port", type=int, default=0)
+    options = parser.parse_args()
+    processes.exit_with_parent()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    # The server closes when the object goes, so it must stay referenced until the end.
+    server = _serve(options)
+    address = server.listening_address.removeprefix("http://")
+    print(json.dumps({"address": address}), flush=True)
+    stopping.wait()
+
+
+def _serve(options: argparse.Namespace) -> Any:
+    import xllamacpp.xllamacpp as xllamacpp  # the package's names come from here; it has no types of its own
+
+    params = xllamacpp.CommonParams()
+    params.model.path = options.model
+    params.model_alias = {options.alias}
+    params.cpuparams.n_threads = options.threads
+    params.cpuparams_batch.n_threads = options.threads
+    params.n_parallel = options.parallel
+    params.n_ctx = options.parallel * options.context  # llama.cpp divides it among the slots
+    params.cache_ram_mib = 0
+    params.port = options.port
+    params.ui = False
+    params.verbosity = 1
+    params.use_jinja = True
+    if key := os.environ.get("TRIMTAB_ENGINE_KEY"):
+        params.api_keys = [key]
+    if options.lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(options.lora, 1.0)]
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Stage 1, register: what decides an answer, and who was live when."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, cast
+
+from pydantic import Field
+
+from trimtab.records.record import Record, content_hash
+
+
+class Weights(Record):
+    """Base weights, kept once in the blob store and referred to by hash."""
+
+    name: str = Field(description="the base as trimtab.yaml names it, e.g. smollm2-135m-instruct")
+    sha256: str
+    format: str = "gguf"
+
+
+class Example(Record):
+    """One few-shot exchange: what a user writes, what the model should answer."""
+
+    input: str
+    output: str
+
+
+class Prompt(Record):
+    """The system text, and the few-shot examples placed before the user's message."""
+
+    system: str
+    examples: tuple[Example, ...] = ()
+
+
+class Decoding(Record):
+    """Decoding parameters, named as in OpenAI's API. `constrained`: the answer is forced into the label set's JSON."""
+
+    temperature: float = 0.0
+    max_tokens: int = 48
+    seed: int = 0
+    constrained: bool = True
+
+
+class LabelSet(Record):
+    """The fields of a classification answer and the values each may take, in order."""
+
+    fields: dict[str, tuple[str, ...]]
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of one answer, e.g. {"intent": "refund", "urgency": "low"}."""
+        return {
+            "type": "object",
+            "properties": {name: {"type": "string", "enum": list(values)} for name, values in self.fields.items()},
+            "required": list(self.fields),
+            "additionalProperties": False,
+        }
+
+    def parse(self, text: str) -> dict[str, str] | None:
+        """The answer as a mapping, or None when it is not one JSON object with exactly these fields and values."""
+        try:
+            value: Any = json.loads(text)
+        except ValueError:
+            return None
+        if not isinstance(value, dict):
+            return None
+        answer = cast("dict[str, Any]", value)
+        if answer.keys() != self.fields.keys():
+            return None
+        if any(answer[name] not in allowed for name, allowed in self.fields.items()):
+            return None
+        return {name: str(answer[name]) for name in self.fields}
+
+    def dump(self, values: dict[str, str]) -> str:
+        """The one-line JSON text of an answer, fields in order: what training targets look like."""
+        return json.dumps({name: values[name] for name in self.fields}, ensure_ascii=False, separators=(",", ":"))
+
+
+class VersionSpec(Record):
+    """Everything that decides an answer. Change any of it and it is a new version."""
+
+    model: str = Field(description="registered model name")
+    base: Weights
+    adapter_sha256: str | None = Field(default=None, description="GGUF LoRA adapter in the blob store")
+    prompt: Prompt
+    decoding: Decoding
+    labels: LabelSet | None = None
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self)
+
+
+class ModelVersion(Record):
+    """One MLflow model version with its lineage."""
+
+    spec: VersionSpec
+    version: int
+    run_id: str
+    config_hash: str
+    data_hash: str | None = None
+    parent: int | None = Field(default=None, description="the champion it was trained to replace")
+    created_at: datetime
+    note: str = ""
+
+
+class AliasMove(Record):
+    """One move of an alias. `before`/`after` None means the alias did not / does not exist."""
+
+    model: str
+    alias: str
+    before: int | None
+    after: int | None
+    at: datetime
+    actor: str = Field(description="cycle id, cli, dashboard")
+    reason: str
+    decision: str | None = Field(default=None, description="key of the Decision fact behind it")
+
+
+class Traffic(Record):
+    """The canary's share of traffic from this moment. `version` None: no canary, the champion answers all."""
+
+    model: str
+    version: int | None
+    percent: float = Field(ge=0, le=100)
+    at: datetime
+    reason: str

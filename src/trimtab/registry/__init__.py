@@ -1,0 +1,258 @@
+"""Stage 1, register: the one door to MLflow. Versions, aliases, lineage, history.
+
+MLflow holds runs, versions and aliases for its ecosystem. What routes traffic is the control database: an alias is
+moved there first, by compare-and-set and with its audit entry, and then shown in MLflow by `show_aliases`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.errors import Fixable
+from trimtab.project import Loaded
+from trimtab.providers import weights
+from trimtab.records.record import utc_now
+from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionSpec, Weights
+from trimtab.records.training import DatasetVersion, TrainingRun
+from trimtab.settings import Settings
+from trimtab.store import blobs
+from trimtab.store.control import Control
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+ALIASES = ("champion", "challenger")
+
+
+def base_weights(settings: Settings, base: str) -> Weights:
+    """The base that trimtab.yaml names, fetched and checked. Raises Fixable for one that cannot be served here."""
+    if base == "echo":
+        return Weights(name=base, sha256="", format="echo")
+    if base.startswith("gguf:"):
+        path = settings.root / base.removeprefix("gguf:")
+        if not path.exists():
+            raise Fixable(f"model.base: no file {path}", "give the path of a GGUF file, relative to trimtab.yaml")
+        return Weights(name=base, sha256=blobs.put(settings.blobs, path))
+    return Weights(name=base, sha256=blobs.sha256_of(weights.fetch(settings.blobs, base)))
+
+
+def register_base(settings: Settings, loaded: Loaded) -> ModelVersion:
+    """Register the file's model as a version; the first one becomes champion. Same content, same version."""
+    project, control = loaded.project, Control(settings)
+    spec = VersionSpec(
+        model=project.name,
+        base=base_weights(settings, project.model.base),
+        prompt=loaded.prompt,
+        decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
+        labels=loaded.labels,
+    )
+    version = register(settings, control, spec, config_hash=loaded.hash, note="from trimtab.yaml")
+    if control.alias(project.name, "champion") is None:
+        move = AliasMove(
+            model=project.name,
+            alias="champion",
+            before=None,
+            after=version.version,
+            at=utc_now(),
+            actor="register",
+            reason="the first registered version",
+        )
+        control.move([move])
+    show_aliases(settings, control, project.name)
+    return version
+
+
+def register(
+    settings: Settings,
+    control: Control,
+    spec: VersionSpec,
+    *,
+    config_hash: str,
+    note: str,
+    dataset: DatasetVersion | None = None,
+    training: TrainingRun | None = None,
+    parent: int | None = None,
+) -> ModelVersion:
+    """One MLflow run and model version for a specification, with lineage tags; found again by the specification's hash.
+
+    Raises Fixable when MLflow cannot be reached.
+    """
+    known = [v for v in control.facts("version", ModelVersion, f"{spec.model}/") if v.spec.hash == spec.hash]
+    if known:
+        return known[-1]
+    lineage = {
+        "trimtab.spec_hash": spec.hash,
+        "trimtab.config_hash": config_hash,
+        "trimtab.base_sha256": spec.base.sha256,
+        "trimtab.data_hash": dataset.hash if dataset else "",
+        "trimtab.parent_version": str(parent or ""),
+    }
+    number, run_id = _log_version(settings, spec, lineage, dataset, training, note)
+    version = ModelVersion(
+        spec=spec,
+        version=number,
+        run_id=run_id,
+        config_hash=config_hash,
+        data_hash=dataset.hash if dataset else None,
+        parent=parent,
+        created_at=utc_now(),
+        note=note,
+    )
+    control.put("version", f"{spec.model}/{number}", version)
+    return version
+
+
+def get(control: Control, model: str, number: int) -> ModelVersion:
+    """A registered version. Raises Fixable when there is none of that number."""
+    version = control.get("version", f"{model}/{number}", ModelVersion)
+    if version is None:
+        raise Fixable(f"{model} has no version {number}", "run `trimtab history` to see the versions")
+    return version
+
+
+def champion(control: Control, model: str) -> ModelVersion:
+    """The version that answers now. Raises Fixable when nothing is registered."""
+    number = control.alias(model, "champion")
+    if number is None:
+        raise Fixable(f"{model} has no champion", "run `trimtab register` first")
+    return get(control, model, number)
+
+
+def history(control: Control, model: str) -> list[AliasMove]:
+    """Every move of every alias, oldest first: what was live when, and why."""
+    return control.facts("alias_move", AliasMove, f"{model}/")
+
+
+def show_aliases(settings: Settings, control: Control, model: str) -> None:
+    """Make MLflow's aliases say what the control database says. A registry that is away is logged, not fatal."""
+    try:
+        client = _client(settings)
+        shown = dict(client.get_registered_model(model).aliases)
+        for alias in ALIASES:
+            version = control.alias(model, alias)
+            if version is None and alias in shown:
+                client.delete_registered_model_alias(model, alias)
+            elif version is not None and str(shown.get(alias)) != str(version):
+                client.set_registered_model_alias(model, alias, str(version))
+    except Exception as error:  # MLflow raises many kinds; routing does not depend on it
+        log.warning("MLflow does not show the aliases of %s yet: %s", model, error)
+
+
+def log_metrics(settings: Settings, version: ModelVersion, metrics: Mapping[str, float]) -> None:
+    """Add metrics to a version's run, e.g. what the gates measured."""
+    client = _client(settings)
+    for name, value in metrics.items():
+        client.log_metric(version.run_id, name, value)
+
+
+def log_text(settings: Settings, version: ModelVersion, text: str, file: str) -> None:
+    """Add a text artifact to a version's run, e.g. its model card."""
+    _client(settings).log_text(version.run_id, text, file)
+
+
+def _client(settings: Settings) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    import mlflow
+
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a new database is no news to the reader
+    mlflow.set_tracking_uri(settings.mlflow_uri)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return mlflow.MlflowClient()
+
+
+def _log_version(
+    settings: Settings,
+    spec: VersionSpec,
+    lineage: dict[str, str],
+    dataset: DatasetVersion | None,
+    training: TrainingRun | None,
+    note: str,
+) -> tuple[int, str]:
+    client = _client(settings)
+    if not client.search_registered_models(filter_string=f"name = '{spec.model}'"):
+        client.create_registered_model(spec.model, description="Managed by Trimtab.")
+    found = client.search_model_versions(f"name = '{spec.model}' and tags.`trimtab.spec_hash` = '{spec.hash}'")
+    if found:
+        return int(found[0].version), found[0].run_id or ""
+    run_id = _run(client, settings, spec, lineage)
+    for name, value in _params(spec, dataset, training).items():
+        client.log_param(run_id, name, value)
+    if training:
+        client.log_metric(run_id, "train/loss_first", training.loss_first)
+        client.log_metric(run_id, "train/loss_last", training.loss_last)
+    info = _log_model(settings, spec, run_id)
+    version = client.create_model_version(
+        spec.model, source=info.model_uri, run_id=run_id, tags=lineage, description=note, model_id=info.model_id
+    )
+    client.set_terminated(run_id)
+    return int(version.version), run_id
+
+
+def _run(client: MlflowClient, settings: Settings, spec: VersionSpec, lineage: dict[str, str]) -> str:
+    experiment = client.get_experiment_by_name(spec.model)
+    if experiment is None:
+        identity = client.create_experiment(spec.model, artifact_location=settings.mlflow_artifacts.as_uri())
+    else:
+        identity = experiment.experiment_id
+    unfinished = client.search_runs(
+        [identity], f"tags.`trimtab.spec_hash` = '{spec.hash}' and attributes.status = 'RUNNING'"
+    )
+    if unfinished:
+        return unfinished[0].info.run_id
+    return client.create_run(identity, tags=lineage, run_name=f"register {spec.hash[:8]}").info.run_id
+
+
+def _params(spec: VersionSpec, dataset: DatasetVersion | None, training: TrainingRun | None) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "base": spec.base.name,
+        "examples": len(spec.prompt.examples),
+        **spec.decoding.model_dump(),
+    }
+    if dataset:
+        params |= {
+            "data.n_train": dataset.n_train,
+            "data.n_holdout": dataset.n_holdout,
+            "data.mitigation": dataset.mitigation,
+        }
+    if training:
+        params |= {f"{training.method}.{name}": value for name, value in training.params.items()}
+        params |= {"steps": training.steps}
+    return params
+
+
+def _log_model(settings: Settings, spec: VersionSpec, run_id: str) -> Any:
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    from trimtab import __version__
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "input")]), outputs=Schema([ColSpec("string", "output")])
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = {}
+        if spec.adapter_sha256:
+            adapter = Path(folder) / "adapter.gguf"
+            adapter.write_bytes(blobs.get(settings.blobs, spec.adapter_sha256).read_bytes())
+            artifacts["adapter"] = str(adapter)
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is given
+        with mlflow.start_run(run_id=run_id):
+            return mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts=artifacts or None,
+                model_config={"spec": spec.model_dump_json()},
+                signature=signature,
+                pip_requirements=[f"trimtab=={__version__}"],
+            )

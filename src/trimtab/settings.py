@@ -1,0 +1,87 @@
+"""Where things are. Read once from the environment at an edge; nothing here decides anything.
+
+Environment: TRIMTAB_BLOBS (weights shared by all projects, default ~/.cache/trimtab/blobs),
+TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the
+project), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Paths and addresses of one project. All paths are absolute."""
+
+    root: Path
+    blobs: Path
+    database_url: str
+    mlflow_uri: str
+    host: str
+    port: int
+    dashboard_port: int
+
+    @property
+    def home(self) -> Path:
+        """Everything Trimtab writes for this project."""
+        return self.root / ".trimtab"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.home / "mlartifacts"
+
+    @property
+    def lake(self) -> Path:
+        """Delta tables: `inference`, `feedback`."""
+        return self.home / "lake"
+
+    @property
+    def journal(self) -> Path:
+        """Append-only segments, one folder for all gateway workers of this project."""
+        return self.home / "journal"
+
+    @property
+    def datasets(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def cards(self) -> Path:
+        return self.home / "cards"
+
+    @property
+    def runtime(self) -> Path:
+        """Sockets, pid files, the routes file and progress: may be deleted when nothing runs."""
+        return self.home / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def routes_file(self) -> Path:
+        """The snapshot of routes that gateways follow; replaced atomically by the supervisor."""
+        return self.runtime / "routes.json"
+
+    @property
+    def progress_file(self) -> Path:
+        """The step in progress of the running cycle; replaced atomically by the lifecycle."""
+        return self.runtime / "progress.json"
+
+
+def load(root: Path | str = ".") -> Settings:
+    """Settings of the project at `root`, from the environment."""
+    root = Path(root).resolve()
+    env = os.environ
+    home = root / ".trimtab"
+    return Settings(
+        root=root,
+        blobs=Path(env.get("TRIMTAB_BLOBS") or Path.home() / ".cache" / "trimtab" / "blobs"),
+        database_url=env.get("TRIMTAB_DATABASE_URL") or f"sqlite:///{home / 'trimtab.db'}",
+        mlflow_uri=env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        host=env.get("TRIMTAB_HOST", "127.0.0.1"),
+        port=int(env.get("TRIMTAB_PORT", "8080")),
+        dashboard_port=int(env.get("TRIMTAB_DASHBOARD_PORT", "8081")),
+    )

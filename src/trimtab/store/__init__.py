@@ -1,0 +1,1 @@
+"""The only storage: control facts, request journal, inference table, blobs, audit chain."""

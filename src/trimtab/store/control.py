@@ -1,0 +1,219 @@
+"""Control facts in SQL: append-only facts, aliases moved by compare-and-set, engine states, and the audit chain.
+
+One implementation for SQLite and Postgres. Facts are found by (kind, key); the same key is never written twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.pool import NullPool
+
+from trimtab.errors import Conflict
+from trimtab.records.gateway import EngineState
+from trimtab.records.record import Record, canonical_json, utc_now
+from trimtab.records.registry import AliasMove, Traffic
+from trimtab.settings import Settings
+from trimtab.store import audit
+
+R = TypeVar("R", bound=Record)
+
+_metadata = sa.MetaData()
+_facts = sa.Table(
+    "facts",
+    _metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.UniqueConstraint("kind", "key"),
+)
+_aliases = sa.Table(
+    "aliases",
+    _metadata,
+    sa.Column("model", sa.String(64), primary_key=True),
+    sa.Column("alias", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+_engines = sa.Table(
+    "engines",
+    _metadata,
+    sa.Column("model", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_audit = sa.Table(
+    "audit",
+    _metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end"})
+"""Kinds of fact that enter the audit chain in the transaction that writes them."""
+
+
+class Control:
+    """An open control database. Thread-safe; every method is one transaction."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = settings.database_url
+        if url.startswith("sqlite"):
+            settings.home.mkdir(parents=True, exist_ok=True)
+        self._engine = sa.create_engine(url, poolclass=NullPool if url.startswith("sqlite") else None)
+        if url.startswith("sqlite"):
+            event.listen(self._engine, "connect", _sqlite_connect)
+            event.listen(self._engine, "begin", _sqlite_begin)
+        _metadata.create_all(self._engine)
+
+    def _begin(self) -> AbstractContextManager[sa.Connection]:
+        return self._engine.begin()
+
+    def put(self, kind: str, key: str, record: Record) -> bool:
+        """Write a fact; False when one with this key is already there (it is left as it is)."""
+        with self._begin() as db:
+            return _put(db, kind, key, record)
+
+    def get(self, kind: str, key: str, type_: type[R]) -> R | None:
+        """The fact with this key, or None."""
+        with self._begin() as db:
+            body = db.scalar(sa.select(_facts.c.body).where(_facts.c.kind == kind, _facts.c.key == key))
+        return None if body is None else type_.model_validate_json(body)
+
+    def facts(self, kind: str, type_: type[R], prefix: str = "", limit: int | None = None) -> list[R]:
+        """Facts of a kind whose key starts with `prefix`, oldest first; with `limit`, the newest that many."""
+        query = sa.select(_facts.c.body).where(_facts.c.kind == kind).order_by(_facts.c.seq.desc())
+        if prefix:
+            query = query.where(_facts.c.key.startswith(prefix, autoescape=True))
+        if limit is not None:
+            query = query.limit(limit)
+        with self._begin() as db:
+            bodies = db.scalars(query).all()
+        return [type_.model_validate_json(body) for body in reversed(bodies)]
+
+    def last(self, kind: str, type_: type[R], prefix: str = "") -> R | None:
+        """The newest fact of a kind whose key starts with `prefix`."""
+        found = self.facts(kind, type_, prefix, limit=1)
+        return found[0] if found else None
+
+    def alias(self, model: str, alias: str) -> int | None:
+        """The version an alias names now."""
+        with self._begin() as db:
+            return _alias(db, model, alias)
+
+    def move(self, moves: Iterable[AliasMove], traffic: Traffic | None = None) -> None:
+        """Move aliases and set the canary's share in one transaction, with their audit entries.
+
+        Raises Conflict when an alias is not at its `before` any more; then nothing is written.
+        """
+        with self._begin() as db:
+            for move in moves:
+                _compare_and_set(db, move)
+            if traffic is not None:
+                _put(db, "traffic", f"{traffic.model}/{_next(db)}", traffic)
+
+    def put_traffic(self, traffic: Traffic) -> None:
+        """Set the canary's share."""
+        self.move([], traffic)
+
+    def traffic(self, model: str) -> Traffic | None:
+        """The canary's share as last set."""
+        return self.last("traffic", Traffic, f"{model}/")
+
+    def alias_at(self, model: str, alias: str, at: datetime) -> AliasMove | None:
+        """The move that made `alias` what it was at a moment, or None before its first move."""
+        moves = [m for m in self.facts("alias_move", AliasMove, f"{model}/{alias}/") if m.at <= at]
+        return moves[-1] if moves else None
+
+    def set_engine(self, state: EngineState) -> None:
+        """Record what the supervisor knows of an engine (rewritten: a state, not a fact)."""
+        with self._begin() as db:
+            where = (_engines.c.model == state.model) & (_engines.c.version == state.version)
+            db.execute(sa.delete(_engines).where(where))
+            db.execute(
+                sa.insert(_engines).values(model=state.model, version=state.version, body=state.model_dump_json())
+            )
+
+    def engines(self, model: str) -> dict[int, EngineState]:
+        """Engine states by version."""
+        with self._begin() as db:
+            rows = db.execute(sa.select(_engines.c.version, _engines.c.body).where(_engines.c.model == model)).all()
+        return {version: EngineState.model_validate_json(body) for version, body in rows}
+
+    def audit_entries(self) -> list[audit.Entry]:
+        """The whole audit chain, oldest first."""
+        with self._begin() as db:
+            rows = db.execute(sa.select(_audit).order_by(_audit.c.seq)).all()
+        return [audit.Entry(**dict(row._mapping)) for row in rows]
+
+    def audited_facts(self) -> dict[tuple[str, str], str]:
+        """Bodies of the facts that must stand in the audit chain, by (kind, key)."""
+        query = sa.select(_facts.c.kind, _facts.c.key, _facts.c.body).where(_facts.c.kind.in_(AUDITED))
+        with self._begin() as db:
+            return {(kind, key): body for kind, key, body in db.execute(query).all()}
+
+
+def _put(db: sa.Connection, kind: str, key: str, record: Record) -> bool:
+    found = db.scalar(sa.select(_facts.c.seq).where(_facts.c.kind == kind, _facts.c.key == key))
+    if found is not None:
+        return False
+    at, body = utc_now().isoformat(), canonical_json(record)
+    db.execute(sa.insert(_facts).values(kind=kind, key=key, at=at, body=body))
+    if kind in AUDITED:
+        last = db.execute(sa.select(_audit.c.seq, _audit.c.hash).order_by(_audit.c.seq.desc()).limit(1)).first()
+        entry = audit.next_entry((last.seq, last.hash) if last else None, at=at, kind=kind, key=key, body=body)
+        db.execute(sa.insert(_audit).values(**entry.model_dump()))
+    return True
+
+
+def _alias(db: sa.Connection, model: str, alias: str) -> int | None:
+    return db.scalar(sa.select(_aliases.c.version).where(_aliases.c.model == model, _aliases.c.alias == alias))
+
+
+def _next(db: sa.Connection) -> int:
+    return (db.scalar(sa.select(sa.func.max(_facts.c.seq))) or 0) + 1
+
+
+def _compare_and_set(db: sa.Connection, move: AliasMove) -> None:
+    current = _alias(db, move.model, move.alias)
+    if current != move.before:
+        raise Conflict(
+            f"{move.model}@{move.alias} is {_name(current)}, not {_name(move.before)}: it was moved meanwhile"
+        )
+    where = (_aliases.c.model == move.model) & (_aliases.c.alias == move.alias)
+    db.execute(sa.delete(_aliases).where(where))
+    if move.after is not None:
+        db.execute(sa.insert(_aliases).values(model=move.model, alias=move.alias, version=move.after))
+    _put(db, "alias_move", f"{move.model}/{move.alias}/{_next(db)}", move)
+
+
+def _name(version: int | None) -> str:
+    return "unset" if version is None else f"version {version}"
+
+
+def _sqlite_connect(connection, _record) -> None:
+    connection.isolation_level = None  # transactions are begun by _sqlite_begin, so that writers queue at BEGIN
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA busy_timeout=15000")
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def dump(record: Record) -> str:
+    """Pretty JSON of a record, for people."""
+    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -1,0 +1,280 @@
+"""The drain: moves what the journals hold into the lake, each row exactly once, and deletes what was moved.
+
+How a kill at any point is survived: rows and the journal offset behind them enter Delta in one commit (an application
+transaction, one app id for each segment), so the next drain goes on where the last commit ended. Feedback is committed
+before inference rows. The offset in `inference` therefore says that both tables hold everything before it, and the
+offset in `feedback` says which of the frames behind it are not to be added again.
+
+How a power cut is survived: delta-rs syncs nothing. A journal is synced before its rows are committed, every commit is
+synced before the next one, and a segment is deleted only when its writer has let go of it, both tables hold all of it
+and their last commits are synced.
+
+How the tables stay small to read: delta-rs writes a checkpoint every 100 commits; after every hundredth the small
+files are merged into files of up to 32 MiB, and files that no version of the last seven days needs are removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from trimtab.errors import Corrupt, Fixable
+from trimtab.settings import Settings
+from trimtab.store import journal
+from trimtab.store.journal import Closed, FeedbackFrame
+from trimtab.store.lake import FEEDBACK, INFERENCE, next_row, open_table
+
+BATCH_ROWS = 10_000
+"""Inference rows, or pieces of feedback, of one commit, at most."""
+MAINTAIN_EVERY = 100
+"""Commits between two mergers of small files, and between two checkpoints."""
+_BATCH_BYTES = 32 * 2**20  # of journal, so that memory is bounded whatever the size of a request
+_MERGED_BYTES = 32 * 2**20
+_STATISTICS = {"inference": "row,request_time", "feedback": "at"}
+
+
+def drain(settings: Settings) -> int:
+    """Move everything in the journal into the lake; returns the number of new inference rows.
+
+    Waits while another drain of this project runs. Rows left open by dead gateways are closed as aborted first.
+    Raises Corrupt, after everything sound was moved, when a segment is damaged (it is kept, and so is every other),
+    and Fixable when the lake cannot be written (the journal keeps the rows).
+    """
+    if not settings.journal.exists():
+        return 0
+    settings.lake.mkdir(parents=True, exist_ok=True)
+    with _only_one(settings.lake / "drain.lock"):
+        finished = _finished(settings.journal)  # before recovery: whatever is in here, recovery sees too
+        fault: Corrupt | None = None
+        try:
+            journal.recover(settings.journal)
+        except Corrupt as error:
+            fault = error
+        run = _Run(settings)
+        moved = run.move(journal.segments(settings.journal))
+        fault = fault or run.fault
+        if fault is not None:
+            raise Corrupt(f"{fault}; move that file out of {settings.journal} to go on without the rest of it")
+        run.delete(finished)
+        return moved
+
+
+@dataclass
+class _Batch:
+    """Frames read and not yet committed, and the offset read up to in each segment."""
+
+    closed: list[Closed] = field(default_factory=list)
+    feedback: list[FeedbackFrame] = field(default_factory=list)
+    ends: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+
+    def is_full(self) -> bool:
+        return max(len(self.closed), len(self.feedback)) >= BATCH_ROWS or self.bytes >= _BATCH_BYTES
+
+
+class _Run:
+    """One drain's pass over the journal."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._lake = settings.lake
+        self._tables = {name: open_table(settings.lake / name) for name in _STATISTICS}
+        self._read_to: dict[Path, int] = {}
+        self.fault: Corrupt | None = None
+
+    def move(self, segments: list[Path]) -> int:
+        """Commit every closed row and every piece of feedback that the lake lacks; returns the number of rows."""
+        moved, batch = 0, _Batch()
+        for segment in segments:
+            feedback_from = self._offset("feedback", segment)
+            previous = self._read_to[segment] = self._offset("inference", segment)
+            try:
+                for end, frame in _synced_frames(segment, previous):
+                    batch.bytes, previous = batch.bytes + end - previous, end
+                    self._read_to[segment] = batch.ends[segment.name] = end
+                    if isinstance(frame, Closed):
+                        batch.closed.append(frame)
+                    elif isinstance(frame, FeedbackFrame) and end > feedback_from:
+                        batch.feedback.append(frame)
+                    if batch.is_full():
+                        moved += self._commit(batch)
+                        batch = _Batch()
+            except Corrupt as error:
+                self.fault = self.fault or error
+        return moved + self._commit(batch)
+
+    def delete(self, finished: set[Path]) -> None:
+        """Delete segments that were moved as a whole, for each writer from its oldest to the first one that stays."""
+        staying: set[str] = set()
+        synced = False
+        for segment, read_to in self._read_to.items():
+            writer = journal.writer_of(segment)
+            fd = None if writer in staying else journal.take(segment)
+            if fd is None:
+                staying.add(writer)
+                continue
+            size = os.fstat(fd).st_size
+            if size == 0 or (segment in finished and size <= read_to):
+                if not synced:  # a drain that was killed may have committed without
+                    self._sync("feedback")
+                    self._sync("inference")
+                    synced = True
+                segment.unlink()
+                journal.sync_folder(segment.parent)  # in this order on the disk too
+            else:
+                staying.add(writer)
+            os.close(fd)
+
+    def _commit(self, batch: _Batch) -> int:
+        if batch.feedback:
+            self._append("feedback", _feedback_rows(batch.feedback), batch.ends)
+        if batch.closed:
+            table = self._tables["inference"]
+            first = 0 if table is None else next_row(table)
+            self._append("inference", _inference_rows(batch.closed, first), batch.ends)
+        return len(batch.closed)
+
+    def _offset(self, name: str, segment: Path) -> int:
+        table = self._tables[name]
+        return 0 if table is None else table.transaction_version(_app_id(segment.name)) or 0
+
+    def _append(self, name: str, rows: pl.DataFrame, ends: dict[str, int]) -> None:
+        path = self._lake / name
+        done = [Transaction(_app_id(segment), end) for segment, end in ends.items()]
+        try:
+            table = self._tables[name] = self._tables[name] or _create(path, rows.schema)
+            self._sync(name)
+            write_deltalake(table, rows, mode="append", commit_properties=CommitProperties(app_transactions=done))
+            self._sync(name)
+            if table.version() % MAINTAIN_EVERY == 0:
+                table.optimize.compact(target_size=_MERGED_BYTES)
+                self._sync(name)
+                table.vacuum(dry_run=False)
+        except (DeltaError, OSError) as error:
+            raise Fixable(
+                f"{path} cannot be written: {error}",
+                "free disk space or mend its permissions; the journal keeps the rows until then",
+            ) from error
+
+    def _sync(self, name: str) -> None:
+        """Bring a table's last commit to the disk: data files, checkpoint, log entry, names."""
+        table = self._tables[name]
+        if table is None:
+            return
+        path = self._lake / name
+        log, version = path / "_delta_log", f"{table.version():020}"
+        entry = log / f"{version}.json"
+        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+        added = [path / unquote(action["add"]["path"]) for action in actions if "add" in action]
+        for file in [*added, entry, *log.glob(f"{version}.checkpoint*"), *log.glob("_last_checkpoint")]:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        for folder in (path, log):
+            journal.sync_folder(folder)
+
+
+def _create(path: Path, schema: pl.Schema) -> DeltaTable:
+    table = DeltaTable.create(
+        path,
+        schema,
+        mode="ignore",
+        configuration={
+            "delta.checkpointInterval": str(MAINTAIN_EVERY),
+            "delta.dataSkippingStatsColumns": _STATISTICS[path.name],
+        },
+    )
+    for folder in (path.parent, path.parent.parent):
+        journal.sync_folder(folder)
+    return table
+
+
+def _app_id(segment_name: str) -> str:
+    return f"journal/{segment_name}"
+
+
+def _finished(folder: Path) -> set[Path]:
+    """Segments that their writers have let go of. An empty one may have a writer that has not locked it yet."""
+    finished: set[Path] = set()
+    for segment in journal.segments(folder):
+        fd = journal.take(segment)
+        if fd is not None:
+            if os.fstat(fd).st_size:
+                finished.add(segment)
+            os.close(fd)
+    return finished
+
+
+def _synced_frames(segment: Path, offset: int) -> Iterator[tuple[int, journal.Frame]]:
+    """Frames behind an offset, the segment synced after it was read: the lake must not outlive the journal."""
+    for end, frame in journal.frames(segment, offset):
+        if offset >= 0:
+            with segment.open("rb") as file:
+                os.fdatasync(file.fileno())
+            offset = -1
+        yield end, frame
+
+
+def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
+    times = pl.Series([frame.at_ms for frame in closed], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    columns = {
+        "databricks_request_id": [frame.request_id for frame in closed],
+        "request_date": times.dt.date(),
+        "client_request_id": [frame.client_request_id for frame in closed],
+        "request_time": times.cast(pl.Datetime("us", "UTC")),
+        "status_code": [frame.status_code for frame in closed],
+        "sampling_fraction": [1.0] * len(closed),
+        "execution_duration_ms": [frame.duration_ms for frame in closed],
+        "request": [_text(frame.request) for frame in closed],
+        "response": [_text(frame.response) for frame in closed],
+        "logging_error_codes": [[] for _ in closed],
+        "served_entity_id": [f"{frame.model}-{frame.version}" for frame in closed],
+        "requester": [frame.requester for frame in closed],
+        "time_to_first_byte_ms": [frame.ttfb_ms for frame in closed],
+        "input_tokens": [frame.input_tokens for frame in closed],
+        "output_tokens": [frame.output_tokens for frame in closed],
+        "trace_id": [None] * len(closed),
+        "request_tags": [{"path": frame.path, "caller": frame.caller} for frame in closed],
+        "model_name": [frame.model for frame in closed],
+        "model_version": [str(frame.version) for frame in closed],
+        "row": range(first, first + len(closed)),
+        "outcome": [frame.outcome for frame in closed],
+        "route": [frame.route for frame in closed],
+        "input_text": [frame.input_text for frame in closed],
+        "output_text": [frame.output_text for frame in closed],
+    }
+    return pl.DataFrame(columns, schema=INFERENCE)
+
+
+def _feedback_rows(feedback: list[FeedbackFrame]) -> pl.DataFrame:
+    times = pl.Series([frame.at_ms for frame in feedback], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    columns = {
+        "feedback_id": [frame.feedback_id for frame in feedback],
+        "at": times.cast(pl.Datetime("us", "UTC")),
+        "request_id": [frame.request_id for frame in feedback],
+        "client_request_id": [frame.client_request_id for frame in feedback],
+        "name": [frame.name for frame in feedback],
+        "value": [json.dumps(frame.value, ensure_ascii=False, separators=(",", ":")) for frame in feedback],
+        "source": [frame.source for frame in feedback],
+    }
+    return pl.DataFrame(columns, schema=FEEDBACK)
+
+
+def _text(body: bytes) -> str:
+    """A body as text; bytes that are not UTF-8 are kept as \\xNN."""
+    return body.decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

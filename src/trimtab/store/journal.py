@@ -1,0 +1,375 @@
+"""The request journal: append-only segments that hold what clients were answered until the drain has it in the lake.
+
+The boundary: gateways write here and nowhere else; `drain` reads. Nothing heavier than msgspec is imported.
+
+A segment is a file `<start, epoch ns>-<pid>.seg` of frames: little-endian u32 length of the body, u32 CRC-32 of the
+body, body = one byte kind (1 opened, 2 closed, 3 feedback) and the MessagePack array of the struct's fields in order.
+`write()` returns before the caller goes on, so a killed process loses nothing; a thread groups `fdatasync`, so a power
+cut loses at most the last few milliseconds.
+
+A writer holds an exclusive flock on every segment that still matters to it: the one it appends to, and older ones
+with rows that are still open. A segment whose lock can be had will never be written by its writer again. A row opened
+in one segment may be closed in a later one of the same writer, hence: never delete a segment while an older one of
+the same pid is there, or recovery would take its closed rows for open ones.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import struct
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.errors import Corrupt
+
+ABORTED_STATUS = 502
+"""Status of a row whose gateway died: what a proxy in front reports then. Not 499: the client did not give up."""
+
+_HEADER = struct.Struct("<II")
+_MAYBE_BODY = re.compile(rb"[\x01-\x03][\x90-\x9f\xdc]")
+"""How a body begins: the kind, then MessagePack's marker of an array."""
+
+
+class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    request_id: str
+    client_request_id: str | None
+    caller: str
+    requester: str
+    model: str
+    version: int
+    route: Literal["champion", "canary"]
+    path: str
+    at_ms: int
+    request: bytes
+
+
+class Opened(_Request, array_like=True, frozen=True, gc=False):
+    """A request that was accepted. `at_ms` is epoch ms, `request` the body as received, `caller` the canary key."""
+
+
+class Closed(_Request, array_like=True, frozen=True, gc=False):
+    """How a request ended; complete without its Opened frame. Durations in ms; `*_text` is what was said, if known."""
+
+    status_code: int
+    duration_ms: int
+    ttfb_ms: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted"]
+    input_text: str | None
+    output_text: str | None
+    response: bytes
+
+
+class FeedbackFrame(msgspec.Struct, array_like=True, frozen=True):
+    """A label or other assessment of an answer, by either request id. `at_ms` is epoch ms."""
+
+    feedback_id: str
+    at_ms: int
+    request_id: str | None
+    client_request_id: str | None
+    name: str
+    value: dict[str, Any]
+    source: str
+
+
+Frame = Opened | Closed | FeedbackFrame
+
+_KINDS: dict[type, int] = {Opened: 1, Closed: 2, FeedbackFrame: 3}
+_DECODERS = {kind: msgspec.msgpack.Decoder(type_) for type_, kind in _KINDS.items()}
+_encode_into = msgspec.msgpack.Encoder().encode_into
+
+
+class Journal:
+    """One writer's journal. Call it from one thread.
+
+    `opened`, `closed` and `feedback` raise OSError when the disk did not take the row, and ValueError when MessagePack
+    cannot hold a value in it (a lone surrogate, an integer beyond 64 bits). Then nothing of it was kept.
+    """
+
+    def __init__(self, folder: Path, segment_bytes: int = 64 * 2**20, sync_interval: float = 0.005) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._segment_bytes, self._sync_interval = folder, segment_bytes, sync_interval
+        self._home: dict[str, int] = {}  # open request id -> descriptor of the segment it was opened in
+        self._waiting: dict[int, int] = {}  # descriptor of a held segment -> its open rows
+        self._done: deque[int] = deque()  # descriptors that the thread may sync and close
+        self._fault: OSError | None = None
+        self._dirty, self._stop = threading.Event(), threading.Event()
+        self._started = 0
+        self._fd = -1
+        self._new_segment()
+        self._thread = threading.Thread(target=self._sync, name="trimtab-journal", daemon=True)
+        self._thread.start()
+
+    def opened(self, frame: Opened) -> None:
+        """Keep an accepted request, before anything is done for it."""
+        self._append(1, frame)
+        self._home[frame.request_id] = self._fd
+        self._waiting[self._fd] += 1
+
+    def closed(self, frame: Closed) -> None:
+        """Keep how a request ended, before the last byte of its answer leaves."""
+        self._append(2, frame)
+        fd = self._home.pop(frame.request_id, None)
+        if fd is not None:
+            self._waiting[fd] -= 1
+            self._let_go(fd)
+
+    def feedback(self, frame: FeedbackFrame) -> None:
+        """Keep a piece of feedback."""
+        self._append(3, frame)
+
+    def close(self) -> None:
+        """Sync and release. Rows still open are closed as aborted by the next `recover`."""
+        self._stop.set()
+        self._dirty.set()
+        self._thread.join()
+
+    def _append(self, kind: int, frame: Frame) -> None:
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            self._size = self._segment_bytes  # what the kernel failed to sync stays behind in its own segment
+            raise fault
+        data = _frame_bytes(kind, frame)
+        if self._size >= self._segment_bytes:
+            self._new_segment()
+        try:
+            _write_all(self._fd, data)
+        except OSError:
+            try:
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                self._size = self._segment_bytes  # half a frame is a good end of a segment, not a good middle
+            raise
+        self._size += len(data)
+        if not self._dirty.is_set():
+            self._dirty.set()
+
+    def _new_segment(self) -> None:
+        previous = self._fd
+        self._started = max(time.time_ns(), self._started + 1)
+        self._fd = _create(self._folder, self._started)
+        self._waiting[self._fd], self._size = 0, 0
+        if previous >= 0:
+            self._let_go(previous)
+
+    def _let_go(self, fd: int) -> None:
+        """Hand a segment to the thread for closing, once it is rotated away and none of its rows is open."""
+        if fd != self._fd and not self._waiting[fd]:
+            del self._waiting[fd]
+            self._done.append(fd)
+            self._dirty.set()
+
+    def _sync(self) -> None:
+        """Only this thread closes descriptors: none can vanish under its fdatasync."""
+        while True:
+            self._dirty.wait()
+            closing = self._stop.wait(self._sync_interval)
+            self._dirty.clear()
+            for fd in [*self._waiting]:
+                self._sync_one(fd)
+            if closing:
+                self._done.extend(self._waiting)
+            while self._done:
+                fd = self._done.popleft()
+                self._sync_one(fd)
+                os.close(fd)
+            if closing:
+                return
+
+    def _sync_one(self, fd: int) -> None:
+        try:
+            os.fdatasync(fd)
+        except OSError as fault:
+            self._fault = fault
+
+
+def segments(folder: Path) -> list[Path]:
+    """Segments in name order, that is by start."""
+    return sorted(folder.glob("*.seg"))
+
+
+def writer_of(segment: Path) -> str:
+    """The pid in a segment's name."""
+    return segment.stem.rpartition("-")[2]
+
+
+def frames(path: Path, offset: int = 0) -> Iterator[tuple[int, Frame]]:
+    """Frames from a byte offset (the start of a frame), each with the offset behind it.
+
+    Stops at a torn tail: a last frame that is cut short or fails its checksum. Raises Corrupt when such a frame has
+    whole ones behind it, or when a whole frame cannot be understood.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()  # one snapshot: a live writer's next frames must not look like frames behind a torn one
+    view, position = memoryview(data), 0
+    while position < len(data):
+        body = _body_at(view, position)
+        if body is None:
+            if any(_body_at(view, found.start() - 8) for found in _MAYBE_BODY.finditer(data, position + 9)):
+                raise Corrupt(
+                    f"{path}: the frame at byte {offset + position} fails its checksum; whole frames follow it"
+                )
+            return
+        try:
+            frame = _DECODERS[body[0]].decode(body[1:])
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise Corrupt(
+                f"{path}: the frame at byte {offset + position} is not one that this version knows"
+            ) from error
+        position += _HEADER.size + len(body)
+        yield offset + position, frame
+
+
+def recover(folder: Path) -> int:
+    """Close rows left open by writers that are gone, as aborted; cut torn tails. Returns how many rows were closed.
+
+    Idempotent, and safe beside living writers. Raises Corrupt, after the other segments are done, for a damaged one.
+    """
+    if not folder.exists():
+        return 0
+    closed, fault = 0, None
+    with _locked(folder / "recover.lock"):
+        for path in segments(folder):
+            fd = take(path)
+            if fd is None:
+                continue
+            try:
+                closed += _close_open_rows(path, fd)
+            except Corrupt as error:
+                fault = fault or error
+            finally:
+                os.close(fd)
+    if fault is not None:
+        raise fault
+    return closed
+
+
+def take(segment: Path) -> int | None:
+    """A descriptor that holds a segment's lock, or None while its writer holds it or when it is gone. Close it."""
+    try:
+        fd = os.open(segment, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _close_open_rows(path: Path, fd: int) -> int:
+    """The caller holds the segment's lock, so every Closed frame of its rows is on disk, here or in a later segment."""
+    end, still_open = 0, dict[str, Opened]()
+    for end, frame in frames(path):  # noqa: B007 (the last end is where the torn tail begins)
+        if isinstance(frame, Opened):
+            still_open[frame.request_id] = frame
+        elif isinstance(frame, Closed):
+            still_open.pop(frame.request_id, None)
+    if still_open:
+        for later in segments(path.parent):
+            if later > path and writer_of(later) == writer_of(path):
+                for _, frame in frames(later):
+                    if isinstance(frame, Closed):
+                        still_open.pop(frame.request_id, None)
+    status = os.fstat(fd)
+    if status.st_size > end:
+        os.ftruncate(fd, end)
+    for row in still_open.values():
+        _write_all(fd, _frame_bytes(2, _aborted(row, last_sign_of_life_ms=status.st_mtime_ns // 1_000_000)))
+    os.fdatasync(fd)
+    return len(still_open)
+
+
+def _aborted(row: Opened, last_sign_of_life_ms: int) -> Closed:
+    return Closed(
+        **msgspec.structs.asdict(row),
+        status_code=ABORTED_STATUS,
+        duration_ms=max(0, last_sign_of_life_ms - row.at_ms),
+        ttfb_ms=None,
+        input_tokens=None,
+        output_tokens=None,
+        outcome="aborted",
+        input_text=None,
+        output_text=None,
+        response=b"",
+    )
+
+
+def _frame_bytes(kind: int, frame: Frame) -> bytearray:
+    data = bytearray(9)
+    data[8] = kind
+    try:
+        _encode_into(frame, data, 9)
+    except (OverflowError, TypeError, UnicodeEncodeError) as error:
+        raise ValueError(f"a {type(frame).__name__} cannot be written: {error}") from error
+    _HEADER.pack_into(data, 0, len(data) - 8, zlib.crc32(memoryview(data)[8:]))
+    return data
+
+
+def _body_at(view: memoryview, position: int) -> memoryview | None:
+    """The body of the whole, checked frame at a position, if there is one. No body is shorter than two bytes."""
+    if position + _HEADER.size > len(view):
+        return None
+    length, crc = _HEADER.unpack_from(view, position)
+    body = view[position + 8 : position + 8 + length]
+    return body if len(body) == length >= 2 and zlib.crc32(body) == crc else None
+
+
+def _write_all(fd: int, data: bytearray) -> None:
+    written = os.write(fd, data)
+    while written < len(data):  # a full disk or a signal: go on, and let the next write name the reason
+        more = os.write(fd, memoryview(data)[written:])
+        if more == 0:
+            raise OSError(errno.EIO, "the journal accepts no more bytes")
+        written += more
+
+
+def _create(folder: Path, started: int) -> int:
+    """A new segment with its lock held. The drain may delete it between open and lock: then try again."""
+    while True:
+        path = folder / f"{started}-{os.getpid()}.seg"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            started += 1
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            break
+        os.close(fd)
+    try:
+        sync_folder(folder)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

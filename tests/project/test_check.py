@@ -1,0 +1,127 @@
+"""`trimtab check` finds every kind of fault at its line, once, with a fix; and all faults of a file at once."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from trimtab import project
+from trimtab.errors import ConfigError
+
+TODAY = date(2026, 8, 15)
+
+SECTIONS = {
+    "name": "name: triage",
+    "model": "model: {base: echo, prompt: prompt.md, examples: examples.jsonl}",
+    "task": "task: {kind: classification, labels: labels.yaml}",
+    "monitor": "monitor:\n  input_drift: {}\n  quality: {min: 0.8}",
+    "alerts": "alerts: [{on: [input_drift, quality]}]",
+    "retrain": "retrain: {when: [input_drift, quality, 'cron: 0 3 * * SUN']}",
+    "gates": "gates:\n  fairness: {swaps: names.yaml, field: urgency, favourable: [high]}",
+    "rollout": "rollout: {canary: [10%, 100%]}",
+}
+FILES = {
+    "prompt.md": "Sort the message.",
+    "labels.yaml": "intent: [billing, refund]\nurgency: [low, high]\n",
+    "examples.jsonl": '{"input": "Money back!", "output": {"intent": "refund", "urgency": "high"}}\n',
+    "names.yaml": "name_group:\n  a: [Ann Lee, Bob Roy]\n  b: [Cem Kaya, Dina Aziz]\n",
+}
+
+FAULTS = {case.pop("kind"): case for case in YAML(typ="safe").load(Path(__file__).with_name("faults.yaml"))}
+
+
+def written(folder: Path, changes: dict[str, str]) -> Path:
+    """A project with these sections and files changed."""
+    for name, text in (FILES | {k: v for k, v in changes.items() if "." in k}).items():
+        (folder / name).write_text(text)
+    sections = SECTIONS | {k: v for k, v in changes.items() if "." not in k}
+    (folder / "trimtab.yaml").write_text("\n".join(text for text in sections.values() if text) + "\n")
+    return folder
+
+
+def marked_line(folder: Path, file: str) -> int | None:
+    lines = (folder / file).read_text().splitlines()
+    return next((number for number, line in enumerate(lines, start=1) if "#!" in line), None)
+
+
+def test_the_project_all_cases_start_from_has_no_fault(tmp_path: Path) -> None:
+    assert project.check(written(tmp_path, {}), TODAY) == []
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_kind_of_fault_is_found_once_at_its_line_with_a_fix(kind: str, tmp_path: Path) -> None:
+    case = FAULTS[kind]
+    (fault,) = project.check(written(tmp_path, case["written"]), TODAY)
+    assert (fault.field, fault.severity) == (case["field"], "error")
+    assert case["message"] in str(fault)
+    assert case["fix"] in fault.fix
+    in_json = fault.file == "examples.jsonl"  # which has no comments to mark the line with
+    assert fault.line == (2 if in_json else marked_line(tmp_path, fault.file))
+
+
+def test_load_refuses_what_check_finds_and_says_how_much_there_is(tmp_path: Path) -> None:
+    written(tmp_path, {"name": "name: A B", "rollout": "rolout: {}"})
+    with pytest.raises(ConfigError, match="A B") as refused:
+        project.load(tmp_path)
+    assert refused.value.where == "trimtab.yaml:1 name"
+    assert "1 more: run `trimtab check`" in refused.value.fix
+
+
+def test_all_faults_are_reported_at_once_and_none_that_only_follows_from_another(tmp_path: Path) -> None:
+    changes = {
+        "model": "model: {base: smollm, prompt: gone.md, examples: examples.jsonl}",
+        "monitor": "monitor:\n  input_drift: on\n  qualty: {min: 0.8}",  # both alerts and triggers lean on these
+        "retrain": "retrain: {when: [input_drift, 'cron: daily']}",
+        "alerts": "alerts: [{on: [input_drift]}]",
+        "gates": "gates:\n  fairness: {swaps: names.yaml, field: colour, pairs: few}",
+        "rollout": "rollout: {canary: [100%, 100%]}",
+        "examples.jsonl": "{}\n",
+        "names.yaml": "name_group: {}\n",
+    }
+    faults = project.check(written(tmp_path, changes), TODAY)
+    assert [(fault.file, fault.line, fault.field) for fault in faults] == [
+        ("trimtab.yaml", 2, "model.prompt"),
+        ("trimtab.yaml", 2, "model.base"),
+        ("trimtab.yaml", 5, "monitor.input_drift"),
+        ("trimtab.yaml", 6, "monitor.qualty"),
+        ("trimtab.yaml", 8, "retrain.when[1]"),
+        ("trimtab.yaml", 10, "gates.fairness.pairs"),
+        ("trimtab.yaml", 10, "gates.fairness.field"),
+        ("trimtab.yaml", 11, "rollout.canary"),
+        ("examples.jsonl", 1, ""),
+        ("names.yaml", 1, "name_group"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "today", "severity", "words"),
+    [
+        ("azure:gpt-4o", "2026-10-01", "error", "was retired on 2026-10-01"),
+        ("azure:gpt-4o-2024-11-20", "2026-10-01", "error", "was retired on 2026-10-01"),
+        ("azure:gpt-4o", "2026-09-30", "warning", "retires on 2026-10-01"),
+        ("azure:gpt-4o", "2026-08-02", "warning", "retires on 2026-10-01"),
+        ("azure:gpt-4o", "2026-08-01", None, ""),
+        ("azure:gpt-5.4", "2027-01-31", "warning", "retires on 2027-03"),
+        ("azure:gpt-3.5-turbo", "2026-08-01", "error", "was retired before 2026-07-07"),
+        ("openai:gpt-4o", "2026-12-01", "warning", "OpenAI's own date may differ"),
+        ("azure:gpt-9", "2036-01-01", None, ""),
+    ],
+)
+def test_a_retired_model_is_an_error_and_one_with_sixty_days_left_a_warning(
+    base: str, today: str, severity: str | None, words: str, tmp_path: Path
+) -> None:
+    written(tmp_path, {"model": f"model: {{base: '{base}', prompt: prompt.md}}"})
+    *retirement, unserved = project.check(tmp_path, date.fromisoformat(today))
+    assert "does not serve" in str(unserved)
+    assert [fault.severity for fault in retirement] == ([severity] if severity else [])
+    assert all(words in str(fault) and "2026-07-07" in str(fault) and "gpt-5.1" in fault.fix for fault in retirement)
+
+
+def test_a_fault_never_shows_the_path_of_a_webhook(tmp_path: Path) -> None:
+    alerts = "alerts: [{on: [quality], notify: ['webhok:https://user:pw@hooks.example.com/services/T0/SECRET']}]"
+    (fault,) = project.check(written(tmp_path, {"alerts": alerts}), TODAY)
+    assert "hooks.example.com" in str(fault)
+    assert not any(secret in str(vars(fault)) + str(fault) for secret in ("SECRET", "pw@"))

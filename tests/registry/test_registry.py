@@ -1,0 +1,92 @@
+"""Versions in a real MLflow: one spec is one version, weights are not copied, aliases follow the control database."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import place
+from trimtab import registry
+from trimtab.promotion import apply
+from trimtab.providers import weights
+from trimtab.records.record import utc_now
+from trimtab.records.registry import AliasMove, Prompt
+from trimtab.store import audit, blobs
+from trimtab.store.control import Control
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory):
+    where, loaded = place.make(tmp_path_factory.mktemp("registry"))
+    return where, loaded, registry.register_base(where, loaded)
+
+
+def test_the_same_content_is_the_same_version_and_other_content_is_another(desk):
+    where, loaded, first = desk
+    assert registry.register_base(where, loaded).version == first.version == 1
+    control = Control(where)
+    changed = first.spec.model_copy(update={"prompt": Prompt(system="Sort it, please.")})
+    second = registry.register(where, control, changed, config_hash="x", note="", parent=1)
+    assert second.version == 2
+    assert control.alias("desk", "champion") == 1
+
+
+def test_a_crash_between_mlflow_and_our_record_finds_the_version_again(desk):
+    where, _, first = desk
+    control = Control(where)
+    lost = first.spec.model_copy(update={"prompt": Prompt(system="registered, then killed")})
+    made = registry.register(where, control, lost, config_hash="x", note="")
+    again = Control(place.settings.load(where.root / "elsewhere"))  # a control database that never heard of it
+    assert registry.register(where, again, lost, config_hash="x", note="").version == made.version
+
+
+def test_mlflow_shows_lineage_and_the_aliases_that_were_moved_here(desk):
+    import mlflow
+
+    where, loaded, first = desk
+    control = Control(where)
+    client = mlflow.MlflowClient(where.mlflow_uri)
+    tags = client.get_model_version("desk", "1").tags
+    assert tags["trimtab.spec_hash"] == first.spec.hash
+    assert tags["trimtab.config_hash"] == loaded.hash
+    other = registry.register(
+        where, control, first.spec.model_copy(update={"prompt": Prompt(system="b")}), config_hash="x", note=""
+    )
+    move = AliasMove(
+        model="desk", alias="champion", before=1, after=other.version, at=utc_now(), actor="test", reason="try"
+    )
+    control.move([move])
+    registry.show_aliases(where, control, "desk")
+    assert client.get_model_version_by_alias("desk", "champion").version == other.version
+    undone = apply.rollback(where, control, "desk", actor="test", reason="undo")
+    assert (undone.before, undone.after) == (other.version, 1)
+    assert client.get_model_version_by_alias("desk", "champion").version == 1
+    assert [m.after for m in registry.history(control, "desk") if m.alias == "champion"] == [1, other.version, 1]
+    assert audit.verify(control.audit_entries(), control.audited_facts()) == []
+
+
+def test_plain_mlflow_loads_and_answers_and_the_base_weights_are_stored_once(tmp_path: Path):
+    where, loaded = place.make(tmp_path)
+    text = (tmp_path / "trimtab.yaml").read_text().replace("base: echo", "base: smollm2-135m-instruct")
+    (tmp_path / "trimtab.yaml").write_text(text)
+    loaded = place.project.load(tmp_path)
+    version = registry.register_base(where, loaded)
+    assert blobs.path_of(where.blobs, version.spec.base.sha256) == weights.fetch(where.blobs, "smollm2-135m-instruct")
+    assert sum(file.stat().st_size for file in where.mlflow_artifacts.rglob("*") if file.is_file()) < 1_000_000
+    program = (
+        "import mlflow, pandas\n"
+        f"mlflow.set_tracking_uri({where.mlflow_uri!r})\n"
+        "model = mlflow.pyfunc.load_model('models:/desk@champion')\n"
+        "print(model.predict(pandas.DataFrame({'input': ['where is my money?', 'cannot sign in']})))\n"
+    )
+    env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    answers = eval(done.stdout.strip().splitlines()[-1])  # noqa: S307 (our own print)
+    assert [set(loaded.labels.parse(answer)) for answer in answers] == [{"intent", "urgency"}] * 2

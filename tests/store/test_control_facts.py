@@ -1,0 +1,206 @@
+"""Control facts are written once, aliases move by compare-and-set, and the audit chain shows every later change."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from trimtab import settings as trimtab_settings
+from trimtab.errors import Conflict
+from trimtab.records.gateway import EngineState
+from trimtab.records.record import Record, utc_now
+from trimtab.records.registry import AliasMove, Traffic
+from trimtab.settings import Settings
+from trimtab.store import audit
+from trimtab.store.control import AUDITED, Control
+
+RIVAL = """
+import sys
+from trimtab import settings
+from trimtab.errors import Conflict
+from trimtab.records.record import utc_now
+from trimtab.records.registry import AliasMove
+from trimtab.store.control import Control
+name = int(sys.argv[2])
+sys.stdin.readline()
+control = Control(settings.load(sys.argv[1]))
+for round in range(1, 6):
+    before = control.alias("m", "champion")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    move = AliasMove(model="m", alias="champion", before=before, after=10 * round + name, at=utc_now(),
+                     actor=str(name), reason="race")
+    try:
+        control.move([move])
+        print("won", flush=True)
+    except Conflict:
+        print("lost", flush=True)
+    sys.stdin.readline()
+"""
+
+
+class Note(Record):
+    text: str
+
+
+def move(before: int | None, after: int | None, alias: str = "champion") -> AliasMove:
+    return AliasMove(model="m", alias=alias, before=before, after=after, at=utc_now(), actor="test", reason="because")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Settings:
+    return trimtab_settings.load(tmp_path)
+
+
+@pytest.fixture
+def control(place: Settings) -> Control:
+    return Control(place)
+
+
+def faults(control: Control) -> list[str]:
+    return audit.verify(control.audit_entries(), control.audited_facts())
+
+
+def test_a_fact_is_written_once_and_stays_what_it_was(control: Control) -> None:
+    assert control.put("decision", "k", Note(text="first"))
+    assert not control.put("decision", "k", Note(text="second"))
+    assert control.get("decision", "k", Note) == Note(text="first")
+    assert control.get("alert", "k", Note) is None
+    assert len(control.audit_entries()) == 1
+
+
+def test_facts_come_oldest_first_by_prefix_and_the_newest_by_limit(control: Control) -> None:
+    for key in ("a/1", "a_/1", "a/2", "b/1", "a/3"):
+        control.put("note", key, Note(text=key))
+    assert [note.text for note in control.facts("note", Note, "a/")] == ["a/1", "a/2", "a/3"]
+    assert [note.text for note in control.facts("note", Note, "a_")] == ["a_/1"]
+    assert [note.text for note in control.facts("note", Note, "a/", limit=2)] == ["a/2", "a/3"]
+    assert control.last("note", Note) == Note(text="a/3")
+    assert control.audit_entries() == []
+
+
+def test_moves_are_all_or_nothing(control: Control) -> None:
+    control.move([move(None, 1)], Traffic(model="m", version=None, percent=0, at=utc_now(), reason="none"))
+    wrong = [move(1, 2), move(7, 8, "challenger")]
+    with pytest.raises(Conflict, match="challenger is unset, not version 7"):
+        control.move(wrong, Traffic(model="m", version=2, percent=5, at=utc_now(), reason="canary"))
+    assert (control.alias("m", "champion"), control.alias("m", "challenger")) == (1, None)
+    traffic = control.traffic("m")
+    assert traffic is not None
+    assert traffic.percent == 0
+    assert len(control.audit_entries()) == 2
+
+
+def test_what_was_live_when_is_a_query(control: Control) -> None:
+    before = utc_now()
+    control.move([move(None, 1)])
+    between = utc_now()
+    control.move([move(1, 2)])
+    assert control.alias_at("m", "champion", before) is None
+    assert [control.alias_at("m", "champion", at).after for at in (between, utc_now())] == [1, 2]  # pyright: ignore[reportOptionalMemberAccess]
+    control.move([move(2, None)])
+    assert control.alias("m", "champion") is None
+
+
+def test_an_engines_state_is_rewritten(control: Control) -> None:
+    for state in ("starting", "ready"):
+        control.set_engine(EngineState(model="m", version=1, state=state, at=utc_now()))
+    assert {version: engine.state for version, engine in control.engines("m").items()} == {1: "ready"}
+
+
+def test_of_two_processes_that_saw_the_same_alias_one_moves_it(place: Settings) -> None:
+    command = [sys.executable, "-c", RIVAL, str(place.root)]
+    rivals = [
+        subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for n in (1, 2)
+    ]
+
+    def tell_all() -> None:
+        for rival in rivals:
+            assert rival.stdin is not None
+            rival.stdin.write("go\n")
+            rival.stdin.flush()
+
+    def hear_all() -> list[str]:
+        return sorted(rival.stdout.readline().strip() for rival in rivals)  # pyright: ignore[reportOptionalMemberAccess]
+
+    tell_all()  # they create the database at the same time, too
+    for _ in range(5):
+        assert hear_all() == ["ready", "ready"]
+        tell_all()
+        assert hear_all() == ["lost", "won"]
+        tell_all()
+    for rival in rivals:
+        rival.communicate()
+        assert rival.returncode == 0
+    control = Control(place)
+    moves = control.facts("alias_move", AliasMove)
+    assert [m.before for m in moves] == [None, *(m.after for m in moves[:-1])]
+    assert control.alias("m", "champion") == moves[-1].after
+    assert faults(control) == []
+
+
+def test_a_change_behind_its_back_is_reported(control: Control, place: Settings) -> None:
+    control.put("decision", "d", Note(text="reject"))
+    control.move([move(None, 1)])
+    assert faults(control) == []
+    with closing(sqlite3.connect(place.home / "trimtab.db")) as database:
+        database.execute("update facts set body = replace(body, 'reject', 'promote') where kind = 'decision'")
+        database.commit()
+    assert faults(control) == ["decision d differs from its audit entry 1"]
+
+
+text = st.text(st.characters(max_codepoint=0xD7FF), min_size=1, max_size=8)
+facts = st.dictionaries(st.tuples(st.sampled_from(sorted(AUDITED)), text), text, min_size=1, max_size=5)
+
+
+def chain(known: dict[tuple[str, str], str]) -> list[audit.Entry]:
+    entries: list[audit.Entry] = []
+    for (kind, key), body in known.items():
+        last = (entries[-1].seq, entries[-1].hash) if entries else None
+        entries.append(audit.next_entry(last, at="2026-11-22T00:00:00+00:00", kind=kind, key=key, body=body))
+    return entries
+
+
+def flip(value: str | int, data: st.DataObject) -> str | int:
+    if isinstance(value, int):
+        return value ^ 1 << data.draw(st.integers(0, 40))
+    at = data.draw(st.integers(0, len(value) - 1))
+    return value[:at] + chr(ord(value[at]) ^ 1 << data.draw(st.integers(0, 6))) + value[at + 1 :]
+
+
+@given(facts, st.data())
+@examples(max_examples=150, deadline=None)
+def test_one_flipped_bit_anywhere_in_the_chain_or_the_facts_is_reported(
+    known: dict[tuple[str, str], str], data: st.DataObject
+) -> None:
+    entries = chain(known)
+    assert audit.verify(entries, known) == []
+    n = data.draw(st.integers(0, len(entries) - 1))
+    column = data.draw(st.sampled_from([*audit.Entry.model_fields, "fact"]))
+    if column == "fact":
+        where = (entries[n].kind, entries[n].key)
+        assert audit.verify(entries, {**known, where: str(flip(known[where], data))})
+    else:
+        entries[n] = entries[n].model_copy(update={column: flip(getattr(entries[n], column), data)})
+        assert audit.verify(entries)
+        assert audit.verify(entries, known)
+
+
+@given(facts, st.data())
+@examples(max_examples=80, deadline=None)
+def test_deletion_and_reordering_are_reported(known: dict[tuple[str, str], str], data: st.DataObject) -> None:
+    entries = chain(known)
+    gone = data.draw(st.integers(0, len(entries) - 1))
+    rest = entries[:gone] + entries[gone + 1 :]
+    assert audit.verify(rest, known)
+    assert bool(audit.verify(rest)) == (gone < len(rest)), "without the facts, only a shorter tail goes unseen"
+    shuffled = data.draw(st.permutations(entries))
+    assert bool(audit.verify(shuffled, known)) == (shuffled != entries)

@@ -1,0 +1,240 @@
+"""A fine-tune lowers the loss, survives kill -9 with the same result, dies with its parent, and says why it failed."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny_base as tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab import settings as settings_module
+from trimtab.errors import Fixable, StepFailed
+from trimtab.providers import weights
+from trimtab.records.project import LoraSection
+from trimtab.records.registry import LabelSet, Prompt, Weights
+from trimtab.records.training import Case, DatasetVersion, TrainingRun
+from trimtab.settings import Settings
+from trimtab.store import blobs
+from trimtab.training import gguf_weights
+from trimtab.training.train import train
+from trimtab.training.trainers import lora, packing
+from trimtab.training.trainers.packing import Tokens
+
+# peft 0.21 asks transformers 5.23 by an attribute's old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+LABELS = LabelSet(fields={"intent": ("refund", "login", "delivery"), "urgency": ("low", "high")})
+PHRASES = {
+    "refund": ("I want my money back for the {}", "please refund the {}", "the {} went back, where is my money"),
+    "login": ("the {} page rejects my password", "cannot sign in to the {}", "locked out of my {} account"),
+    "delivery": ("my {} has not arrived", "where is the parcel with the {}", "the {} was due yesterday"),
+}
+
+
+def dataset(folder: Path, n: int) -> DatasetVersion:
+    """n rows of a made-up triage task; `high` where the writer is in a hurry."""
+    choose = random.Random(1)  # noqa: S311
+    folder.mkdir(parents=True)
+    with (folder / "train.jsonl").open("w") as file:
+        for number in range(n):
+            intent, high = choose.choice(list(PHRASES)), choose.random() < 0.5
+            thing = choose.choice(["lamp", "desk", "kettle", "phone", "router", "jacket"])
+            text = choose.choice(PHRASES[intent]).format(thing) + (", urgent, need it today" if high else ", no hurry")
+            label = {"intent": intent, "urgency": "high" if high else "low"}
+            file.write(Case(request_id=str(number), at=NOW, input=text, label=label).model_dump_json() + "\n")
+    return DatasetVersion(
+        hash=f"made-up-{n}",
+        recipe="made-up",
+        mitigation="none",
+        path=str(folder),
+        n_train=n,
+        n_holdout=0,
+        n_frames=0,
+        labels=LABELS,
+        nearest_leak=0.0,
+        cut=NOW,
+    )
+
+
+def tune(
+    settings: Settings,
+    data: DatasetVersion,
+    base: Path,
+    section: LoraSection,
+    steps: list[float],
+    system: str = "Triage.",
+) -> TrainingRun:
+    return train(
+        settings,
+        data,
+        key="cycle-1/1",
+        base=Weights(name="tiny", sha256=blobs.put(settings.blobs, base)),
+        prompt=Prompt(system=system),
+        section=section,
+        on_progress=lambda fraction, eta, text: steps.append(fraction),
+    )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trimtab import settings
+from trimtab.records.project import LoraSection
+from trimtab.records.registry import Prompt, Weights
+from trimtab.records.training import DatasetVersion
+from trimtab.training import train
+import psutil
+
+def on_progress(fraction, eta, text):
+    if fraction * 30 >= 12:
+        print(psutil.Process().children()[0].pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+root, data, sha256, section = sys.argv[1:]
+data, section = DatasetVersion.model_validate_json(data), LoraSection.model_validate_json(section)
+base, prompt = Weights(name="tiny", sha256=sha256), Prompt(system="Triage.")
+train(settings.load(root), data, key="cycle-1/1", base=base, prompt=prompt, section=section, on_progress=on_progress)
+"""
+
+
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or dead and only waits for the system to take note."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_run_killed_with_its_parent_resumes_to_the_same_adapter(settings: Settings, tiny_base: Path) -> None:
+    data = dataset(settings.datasets / "d", 48)
+    section = LoraSection(epochs=5.0)
+    undisturbed = settings_module.load(settings.root / "elsewhere")
+    whole_steps: list[float] = []
+    whole = tune(undisturbed, data, tiny_base, section, whole_steps)
+    assert whole.steps == 30
+    assert whole.loss_last < whole.loss_first
+
+    sha256 = blobs.put(settings.blobs, tiny_base)
+    arguments = [str(settings.root), data.model_dump_json(), sha256, section.model_dump_json()]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    deadline = time.monotonic() + 60
+    while not ended(int(killed.stdout)):
+        assert time.monotonic() < deadline, "the trainer outlived its parent"
+        time.sleep(0.05)
+
+    steps: list[float] = []
+    resumed = tune(settings, data, tiny_base, section, steps)
+    assert min(step for step in steps if step > 0) * 30 > 10, "started again instead of resuming"
+    assert resumed.adapter_sha256 == whole.adapter_sha256
+    assert (resumed.loss_first, resumed.loss_last) == (whole.loss_first, whole.loss_last)
+    assert steps == sorted(steps)
+    assert steps[-1] == 1.0
+    assert tune(settings, data, tiny_base, section, steps) == resumed  # done: no trainer is started any more
+
+
+def test_a_failed_run_names_the_reason_and_another_job_under_the_key_starts_afresh(
+    settings: Settings, tiny_base: Path
+) -> None:
+    data = dataset(settings.datasets / "d", 8)
+    with pytest.raises(
+        StepFailed, match=r"code 1: .*no training example has fewer than 1024 tokens; shorten the system"
+    ):
+        tune(settings, data, tiny_base, LoraSection(), [], system="far too long " * 1000)
+    run = tune(settings, data, tiny_base, LoraSection(rank=4), [])
+    assert run.steps == 1
+    assert run.params["rank"] == 4
+    assert blobs.get(settings.blobs, run.adapter_sha256).read_bytes()[:4] == b"GGUF"
+
+
+def test_without_the_extra_it_says_what_to_install(
+    settings: Settings, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataset(settings.datasets / "d", 8)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(Fixable, match="training needs torch") as caught:
+        tune(settings, data, tiny_base, LoraSection(), [])
+    assert caught.value.fix == "pip install 'trimtab[train]'"
+
+
+def test_the_control_process_stays_free_of_torch() -> None:
+    code = "import sys, trimtab.training.train, trimtab.training.curate, trimtab.training.export;"
+    code += "print([m for m in ('torch', 'transformers', 'peft', 'gguf') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("layer", [0, 1], ids=["all layers", "lower layers computed before"])
+def test_packed_examples_lose_what_they_lose_alone(tiny_base: Path, layer: int) -> None:
+    model = gguf_weights.load_model(gguf_weights.open_base(tiny_base), torch.float32)
+    prompts = [[1, 30, 31, 32, 33, 40], [1, 30, 31, 32, 50, 51, 52, 53], [1, 30, 31, 32]] * 4
+    examples = [Tokens(prompt, [60 + i, 61, 2]) for i, prompt in enumerate(prompts)]
+    shared = packing.shared_length(examples)
+    assert shared == 3
+    chosen = [1, 4, 9, 11]
+    packed = packing.pack([examples[index] for index in chosen], shared)
+    assert len(packed.ids) == 3 + sum(len(examples[i].prompt) - 3 + 2 for i in chosen)
+    with torch.no_grad():
+        states = packing.states_below(model, examples, shared, layer)
+        entering = torch.cat([states[0], *(states[index + 1] for index in chosen)])
+        together = packing.loss_sum(model, packed, entering, layer)
+        alone = sum(_plain_loss(model, examples[index]) for index in chosen)
+    assert float(together) == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_only_the_top_layers_get_an_adapter_when_the_file_says_so(tiny_base: Path) -> None:
+    model = gguf_weights.load_model(gguf_weights.open_base(tiny_base), torch.float32)
+    tuned = lora.add_adapter(model, LoraSection(layers=1))
+    trained = {name.split(".")[4] for name, weight in tuned.named_parameters() if weight.requires_grad}
+    assert trained == {"1"}
+
+
+def _plain_loss(model: torch.nn.Module, example: Tokens) -> torch.Tensor:
+    ids = torch.tensor([example.prompt + example.answer])
+    labels = ids.clone()
+    labels[0, : len(example.prompt)] = -100
+    return model(input_ids=ids, labels=labels).loss * len(example.answer)
+
+
+@given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 12), st.integers(0, 9))
+def test_each_epoch_sees_each_example_once_in_an_order_set_by_the_seed(
+    n: int, epochs: int, size: int, seed: int
+) -> None:
+    section = LoraSection(epochs=epochs, batch_size=size, seed=seed)
+    batches = lora.plan(n, section)
+    order = [index for batch in batches for index in batch]
+    assert batches == lora.plan(n, section)
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert [sorted(order[i * n : (i + 1) * n]) for i in range(epochs)] == [list(range(n))] * epochs
+
+
+def test_ten_steps_teach_the_real_base_the_answers_form(settings: Settings) -> None:
+    """On the default base: the loss more than halves, its tokens are the engine's, and so is the form of the answer."""
+    base = weights.fetch(settings_module.load().blobs, "smollm2-135m-instruct")
+    data = dataset(settings.datasets / "d", 80)
+    run = tune(settings, data, base, LoraSection(), [], system="Answer with intent and urgency as JSON.")
+    assert run.steps == 10
+    assert run.loss_last < run.loss_first / 2
+    messages = [{"role": "system", "content": "Answer with intent and urgency as JSON."}]
+    messages.append({"role": "user", "content": "the lamp went back, where is my money, no hurry"})
+    tokenizer = gguf_weights.load_tokenizer(gguf_weights.open_base(base))
+    with tiny.engine(settings, base, blobs.get(settings.blobs, run.adapter_sha256)) as ask:
+        for text in tiny.AWKWARD:
+            assert tokenizer(text).input_ids == ask("/tokenize", {"content": text, "parse_special": True})["tokens"]
+        body = {"messages": messages, "temperature": 0, "max_tokens": 30, "lora": [{"id": 0, "scale": 1.0}]}
+        answer = ask("/v1/chat/completions", body)["choices"][0]
+    assert LABELS.parse(answer["message"]["content"]) is not None, answer
+    assert answer["finish_reason"] == "stop"
