@@ -57,6 +57,7 @@ def start(module: str, *args: str, log: Path, env: dict[str, str] | None = None,
             stdout=subprocess.PIPE,
             stderr=errors,
             env={**os.environ, **(env or {})},
+            process_group=0,  # Ctrl-C reaches the parent alone, which stops its children in order
         )
     child = Child(module, process, log)
     line = _first_line(process, time.monotonic() + timeout)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimtab import processes, registry
-from trimtab.errors import TrimtabError
+from trimtab.errors import EngineError, TrimtabError
 from trimtab.project import Loaded
 from trimtab.providers import ask, llama_cpp
 from trimtab.records.gateway import EngineState, Routes, ServedEntity
@@ -92,7 +92,7 @@ def _keep(settings: Settings, children: dict[str, processes.Child], open_browser
             *("--routes", str(settings.routes_file), "--journal", str(settings.journal)),
             *("--host", host, "--port", str(settings.port), "--dashboard", dashboard),
         ],
-        "control": ["--project", str(settings.root), *(["--open"] if open_browser else [])],
+        "control": ["--project", str(settings.root), *(["--open"] if open_browser and not children else [])],
     }
     modules = {"gateway": "trimtab.gateway", "control": "trimtab.web"}
     for name, args in wanted.items():
@@ -103,7 +103,13 @@ def _keep(settings: Settings, children: dict[str, processes.Child], open_browser
             log.warning("%s ended with %s: starting it again", name, child.process.returncode)
             child.stop()
             time.sleep(RESTART_SECONDS)
-        children[name] = processes.start(modules[name], *args, log=settings.logs / f"{name}.log")
+        try:
+            children[name] = processes.start(modules[name], *args, log=settings.logs / f"{name}.log")
+        except EngineError as error:
+            if child is None:
+                raise
+            log.error("%s is tried again: %s", name, error)  # the others go on meanwhile
+            continue
         if child is None:
             print(f"{name:8} {'http://' + children[name].ready['address']}", flush=True)
 
@@ -113,7 +119,9 @@ def _follow(fleet: _Fleet) -> None:
     model = fleet.loaded.project.name
     champion, challenger = fleet.control.alias(model, "champion"), fleet.control.alias(model, "challenger")
     traffic = fleet.control.traffic(model)
-    for version in filter(None, (champion, challenger)):
+    serving = fleet.routes.champion.version if fleet.routes and fleet.routes.champion else None
+    # The version that serves comes first; it is not the champion while that one does not load.
+    for version in dict.fromkeys(filter(None, (serving, champion, challenger))):
         _ensure(fleet, version)
     share = traffic.percent if traffic and traffic.version == challenger and challenger in fleet.engines else 0.0
     _route(fleet, champion, challenger if share else None, share)
@@ -166,8 +174,9 @@ def _golden(version: ModelVersion) -> str:
 
 def _route(fleet: _Fleet, champion: int | None, canary: int | None, percent: float) -> None:
     """Write the routes file when it changes. A champion without an engine leaves the one before it in place."""
-    engine = fleet.engines.get(champion) if champion is not None else None
-    entity = engine.entity if engine else (fleet.routes.champion if fleet.routes else None)
+    before = fleet.routes.champion if fleet.routes else None
+    engine = fleet.engines.get(champion or 0) or fleet.engines.get(before.version if before else 0)
+    entity = engine.entity if engine else before
     side = fleet.engines[canary].entity if canary is not None and canary != champion else None
     body = {
         "model": fleet.loaded.project.name,

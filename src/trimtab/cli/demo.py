@@ -118,7 +118,7 @@ def _tour(watch: _Watch, folder: Path, speed: float, undo: bool) -> None:
     traffic.serve(later)
     watch.until(lambda: bool(control.facts("cycle", Cycle)))
     view.enter("retrain")
-    traffic.pace = 2.0
+    traffic.pace = 4.0
     watch.until(lambda: bool(control.facts("decision", Decision)))
     view.enter("judge")
     watch.until(lambda: _rolling(control, model) or bool(control.facts("cycle_end", CycleEnd)))

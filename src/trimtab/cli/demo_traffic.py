@@ -112,7 +112,7 @@ class Traffic:
         with self._lock:
             ticket = self._waiting.popleft() if len(self._waiting) > LABEL_DELAY else None
         if ticket is not None:
-            value = {"intent": ticket["intent"], "urgency": ticket["urgency"]}
+            value = {field: ticket[field] for field in ("intent", "title", "urgency")}
             _post(connection, "/feedback", {"client_request_id": ticket["ticket_id"], "value": value})
 
 

@@ -103,7 +103,8 @@ def setup() -> None:
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo's project is written.")] = Path("demo"),
     keep: Annotated[bool, typer.Option("--keep", help="Go on serving when the tour is over.")] = False,
-    speed: Annotated[float, typer.Option(min=0.1, help="Traffic against the normal pace: 2 is twice as fast.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.1, max=1, help="Traffic against the fastest pace: 0.5 is half.")] = 1.0,
+    undo: Annotated[bool, typer.Option(help="End with a rollback; or leave the new champion in place.")] = True,
 ) -> None:
     """Watch the whole loop on this machine: traffic, drift, a fine-tune, the gates, a canary, the new champion.
 
@@ -111,7 +112,7 @@ def demo(
     """
     from trimtab.cli import demo as tour
 
-    tour.run(folder, keep, speed)
+    tour.run(folder, keep, speed, undo)
     show.then(f"`trimtab history --project {folder}`, and `trimtab init` for a project of your own")
 
 

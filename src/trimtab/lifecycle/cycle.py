@@ -245,6 +245,9 @@ def _judged(work: Work, candidate: ModelVersion, gates: list[GateResult]) -> Gat
 
 
 def _decide(work: Work, candidate: ModelVersion, champion: ModelVersion) -> Decision:
+    made = work.control.get("decision", work.key, Decision)
+    if made is not None:  # and then interrupted: a decision is made once
+        return made
     found = [work.control.get("gate", f"{work.key}/{name}", GateResult) for name in gather.required(work.loaded)]
     decision = decide.decide(
         key=work.key,
@@ -270,7 +273,6 @@ def _step(work: Work, name: str, type_: type[R], do: Callable[[], R]) -> R:
     started = time.monotonic()
     _say(work, name)(0.0, None, "")
     output = do()
-    work.control.put("output", key, output)
     if isinstance(output, DatasetVersion):
         work.control.put("dataset", output.hash, output)
     if isinstance(output, TrainingRun):
@@ -285,6 +287,7 @@ def _step(work: Work, name: str, type_: type[R], do: Callable[[], R]) -> R:
         output=key,
     )
     work.control.put("step", key, done)
+    work.control.put("output", key, output)  # last: until it is there the step is not done, and is made again
     return output
 
 

@@ -91,6 +91,13 @@ def expect_champion(control: Control, decision: Decision) -> None:
         raise Conflict(f"the champion is version {now} by now, not {decision.champion}: compare again")
 
 
+def expect_challenger(control: Control, decision: Decision) -> None:
+    """Raises Conflict when the champion moved, or when the candidate is not the challenger any more."""
+    expect_champion(control, decision)
+    if control.alias(decision.model, "challenger") != decision.candidate:
+        raise Conflict(f"version {decision.candidate} was taken out of its rollout meanwhile")
+
+
 def _move(d: Decision, alias: str, before: int | None, after: int | None, actor: str, reason: str) -> AliasMove:
     return AliasMove(
         model=d.model, alias=alias, before=before, after=after, at=utc_now(), actor=actor, reason=reason, decision=d.key

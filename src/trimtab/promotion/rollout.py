@@ -8,7 +8,7 @@ from datetime import datetime
 import polars as pl
 
 from trimtab import registry
-from trimtab.errors import EngineError
+from trimtab.errors import Conflict, EngineError
 from trimtab.evaluation.scorers import label_of
 from trimtab.project import Loaded
 from trimtab.promotion import apply, sequential
@@ -27,12 +27,25 @@ def roll_out(settings: Settings, loaded: Loaded, control: Control, decision: Dec
     """Load the candidate beside the champion, give it growing shares, then promote it. False: rolled back.
 
     Interrupted, it goes on at the share that was set last. Raises EngineError when the candidate does not load,
-    Conflict when the champion moved meanwhile.
+    Conflict when the champion moved or a person ended the rollout meanwhile; then the candidate gets no traffic.
     """
     apply.expect_champion(control, decision)
     if control.alias(decision.model, "champion") == decision.candidate:
         return True
+    looks = control.facts("rollout_look", RolloutLook, f"{decision.key}/")
+    if harm := next((look for look in looks if look.verdict == "roll_back"), None):  # seen, and then interrupted
+        apply.withdraw(settings, control, decision, actor, harm.reason)
+        return False
     apply.challenge(settings, control, decision, actor)
+    try:
+        return _passed(settings, loaded, control, decision, actor, say)
+    except Conflict as conflict:
+        apply.withdraw(settings, control, decision, actor, str(conflict))
+        raise
+
+
+def _passed(settings: Settings, loaded: Loaded, control: Control, decision: Decision, actor: str, say: Say) -> bool:
+    """Every step of the canary, then the promotion; False when a look called it back."""
     _wait_until_loaded(settings, control, decision, say)
     shares = [float(step.removesuffix("%")) for step in loaded.project.rollout.canary]
     set_already = control.traffic(decision.model)
@@ -51,6 +64,7 @@ def roll_out(settings: Settings, loaded: Loaded, control: Control, decision: Dec
 
 def _wait_until_loaded(settings: Settings, control: Control, decision: Decision, say: Say) -> None:
     while True:
+        apply.expect_challenger(control, decision)
         state = control.engines(decision.model).get(decision.candidate)
         if state and state.state == "ready":
             return
@@ -71,6 +85,7 @@ def _step(
     step_begun = _began(control, decision, percent)
     labels = registry.get(control, decision.model, decision.candidate).spec.labels
     while True:
+        apply.expect_challenger(control, decision)
         rows = _judged(loaded, lake, labels)
         canary = rows.filter(pl.col("model_version") == str(decision.candidate), pl.col("request_time") >= begun)
         champion = rows.filter(pl.col("model_version") == str(decision.champion), pl.col("request_time") >= begun)

@@ -161,11 +161,15 @@ def log_text(settings: Settings, version: ModelVersion, text: str, file: str) ->
 def _client(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a new database is no news to the reader
+    given = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(settings.mlflow_uri)
+    if not given:  # MLflow writes it there, where the settings of another project in this process would find it
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     settings.home.mkdir(parents=True, exist_ok=True)
     return mlflow.MlflowClient()
 

@@ -57,11 +57,18 @@ def twin(text: str, groups: Groups) -> Twin | None:
 
 def augment(cases: Iterable[Case], groups: Groups) -> list[Case]:
     """The cases, then the twin of each one that has a declared name, with the same label (counterfactual data
-    augmentation, Lu et al. 2020, arXiv:1807.11714). A twin's request id is the case's with `~twin` appended."""
+    augmentation, Lu et al. 2020, arXiv:1807.11714). A twin's request id is the case's with `~twin` appended. A label
+    value that is itself a word of the old name, such as a title, becomes the same word of the new one."""
     kept = list(cases)
     twins = ((case, twin(case.input, groups)) for case in kept)
-    made = [c.model_copy(update={"request_id": f"{c.request_id}~twin", "input": t.text}) for c, t in twins if t]
-    return [*kept, *made]
+    return [*kept, *(_twin_case(case, found) for case, found in twins if found)]
+
+
+def _twin_case(case: Case, found: Twin) -> Case:
+    old, new = (re.findall(r"\w+", name) for name in (found.name, found.replacement))
+    words = dict(zip(old, new, strict=False)) if len(old) == len(new) else {}
+    label = {field: words.get(value, value) for field, value in case.label.items()}
+    return case.model_copy(update={"request_id": f"{case.request_id}~twin", "input": found.text, "label": label})
 
 
 def _choices(

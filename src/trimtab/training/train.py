@@ -125,7 +125,7 @@ def _watch(job: Job, log: Path, on_progress: Callable[[float, float | None, str]
     on_progress(0.0, None, "loading the base model")
     cores = str(len(os.sched_getaffinity(0)))
     # Passive: threads that wait for each other sleep. Spinning, they would fight the engine for the cores.
-    env = {"OMP_NUM_THREADS": cores, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    env = {"OMP_NUM_THREADS": cores, "GOMP_SPINCOUNT": "5000", "TOKENIZERS_PARALLELISM": "false"}
     try:
         child = processes.start(TRAINER, str(job.folder / "job.json"), log=log, env=env, timeout=600.0)
     except EngineError as error:

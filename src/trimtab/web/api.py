@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Header
+from fastapi import FastAPI, Header, HTTPException
 from fastapi.requests import Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
@@ -37,7 +37,7 @@ def add(app: FastAPI, place: Place) -> None:
     @app.post("/api/rollback")
     def rollback(body: Rollback, x_trimtab: Annotated[str | None, Header()] = None) -> AliasMove:
         if x_trimtab != "1":
-            raise Fixable("a rollback needs the header x-trimtab: 1", "send it: it keeps foreign web pages out")
+            raise HTTPException(403, "a rollback needs the header x-trimtab: 1; it keeps foreign web pages out")
         return undo(place, None, actor=body.actor, reason=body.reason)
 
     app.add_exception_handler(TrimtabError, _answer)
@@ -51,7 +51,10 @@ def undo(place: Place, shown: AliasMove | None, *, actor: str, reason: str) -> A
     model = place.loaded.project.name
     if shown is not None and apply.previous_champion(place.control, model) != shown:
         raise Conflict(f"the champion of {model} was moved meanwhile: nothing was changed")
-    return apply.rollback(place.settings, place.control, model, actor=actor, reason=reason)
+    try:
+        return apply.rollback(place.settings, place.control, model, actor=actor, reason=reason)
+    finally:
+        place.forget()
 
 
 def _answer(_: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,7 @@ from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 
-STAGE_OF = dict(zip(STEPS, ("retrain",) * 3 + ("judge",) * 3 + ("roll out",) * 3, strict=True))
+STAGE_OF: dict[str, str] = dict(zip(STEPS, ("retrain",) * 3 + ("judge",) * 3 + ("roll out",) * 3, strict=True))
 """The stage of the lifecycle that each step of a cycle belongs to."""
 
 
@@ -98,12 +98,12 @@ def _attempt(control: Control, cycle: Cycle, number: int, steps: list[Step]) -> 
 
 
 def _progress(settings: Settings, cycle: Cycle) -> Progress | None:
-    """What a running cycle says of itself. A file that is absent, another cycle's or half a release old says nothing."""
+    """What a running cycle says of itself. A file that is absent, of another cycle or another release says nothing."""
     try:
         progress = Progress.model_validate_json(settings.progress_file.read_bytes())
     except (OSError, ValueError):
         return None
-    return progress if progress.cycle == cycle.id else None
+    return progress if progress.cycle == cycle.id and progress.step in STAGE_OF else None
 
 
 def stages_of(view: CycleView | None) -> Iterator[Stage]:
@@ -111,7 +111,7 @@ def stages_of(view: CycleView | None) -> Iterator[Stage]:
     names, texts = list(dict.fromkeys(STAGE_OF.values())), _texts(view)
     at = names.index(_at(view)) if view else 0
     for number, name in enumerate(names):
-        yield Stage(name=name, state=_state(view, number, at), text=texts[name])
+        yield Stage(name=name, state=_state(view, number, at), text=texts.get(name, ""))
 
 
 def _state(view: CycleView | None, number: int, at: int) -> Literal["done", "running", "pending", "stopped"]:
@@ -134,19 +134,20 @@ def _at(view: CycleView) -> str:
 
 
 def _texts(view: CycleView | None) -> dict[str, str]:
-    last = view.attempts[-1] if view and view.attempts else None
-    if view is None or last is None:
-        waiting = "starting" if view else "no cycle yet"
-        return {"retrain": waiting, "judge": "", "roll out": ""}
-    run, decision = last.training, last.decision
-    trained = f"{run.steps} steps, loss {run.loss_first:.2f} → {run.loss_last:.2f}" if run else "preparing"
-    passed = sum(gate.verdict == "pass" for gate in last.gates)
-    judged = f"{passed} of {len(last.gates)} gates passed" if last.gates else ""
-    if decision:
-        judged = f"version {decision.candidate}: {decision.outcome}"
-    rolled = f"{last.looks[-1].percent:g}% of callers" if last.looks else ""
+    """A few words for each stage that was reached."""
+    if view is None:
+        return {"retrain": "no cycle yet"}
+    texts, last = {"retrain": "preparing"}, view.attempts[-1] if view.attempts else None
+    if last and last.training:
+        run, attempt = last.training, f"attempt {last.number}: " if last.number > 1 else ""
+        texts["retrain"] = f"{attempt}{run.steps} steps, loss {run.loss_first:.2f} → {run.loss_last:.2f}"
+    if last and last.gates:
+        texts["judge"] = f"{sum(gate.verdict == 'pass' for gate in last.gates)} of {len(last.gates)} gates passed"
+    if last and last.decision:
+        texts["judge"] = f"version {last.decision.candidate}: {last.decision.outcome}"
+    if last and last.looks:
+        texts["roll out"] = f"{last.looks[-1].percent:g}% of callers"
     if view.end:
         version = f" version {view.end.version}" if view.end.version else ""
-        rolled = f"{view.end.outcome.replace('_', ' ')}{version}"
-    attempt = f"attempt {last.number}: " if last.number > 1 else ""
-    return {"retrain": f"{attempt}{trained}", "judge": judged, "roll out": rolled}
+        texts[_at(view)] = f"{view.end.outcome.replace('_', ' ')}{version}"
+    return texts

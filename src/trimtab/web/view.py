@@ -23,7 +23,7 @@ from trimtab.records.registry import AliasMove, ModelVersion, Traffic
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
-from trimtab.web import cycles
+from trimtab.web import cycles, words
 from trimtab.web.cycles import CycleView, PastCycle, Stage
 from trimtab.web.traffic import Buckets, Figures, buckets, figures, rows
 
@@ -136,9 +136,7 @@ def _version(version: ModelVersion) -> VersionRow:
     )
 
 
-def _reports(
-    control: Control, kind: str, type_: type[R], versions: Sequence[ModelVersion]
-) -> dict[int, tuple[R, ...]]:
+def _reports(control: Control, kind: str, type_: type[R], versions: Sequence[ModelVersion]) -> dict[int, tuple[R, ...]]:
     """The newest reports on each version that was ever watched."""
     keys = {version.version: f"{version.spec.model}/{version.version}/" for version in versions}
     found = {number: tuple(control.facts(kind, type_, prefix, REPORTS)) for number, prefix in keys.items()}
@@ -179,9 +177,9 @@ def _stages(
     """Where each stage of the lifecycle stands, in its order."""
     windows = sum(map(len, drift.values()))
     open_ = sum(view.open for view in alerts)
-    watched = f"{open_} open alert{'s' if open_ > 1 else ''}" if open_ else f"{windows} windows tested"
+    watched = words.plural(open_, "open alert") if open_ else f"{words.plural(windows, 'window')} tested"
     found = [
-        Stage(name="register", state="done" if versions else "pending", text=f"{versions or 'no'} versions"),
+        Stage(name="register", state="done" if versions else "pending", text=words.plural(versions, "version")),
         Stage(
             name="serve",
             state="done" if numbers.requests else "running" if champion else "pending",

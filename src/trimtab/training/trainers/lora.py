@@ -103,7 +103,7 @@ def run(job: Job) -> Iterator[Report]:
     examples = encode(job, cases, gguf_weights.load_tokenizer(reader))
     model = add_adapter(gguf_weights.load_model(reader, base_dtype()), job.section)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    optimizer = torch.optim.AdamW(weights.values(), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights.values(), betas=(0.9, 0.95), weight_decay=0.0)
     batches = plan(len(examples), job.section)
     losses, seconds = _resume(job.folder / "checkpoint.pt", weights, optimizer)
     loss_of = _losses(model, examples, job.section)

@@ -1,0 +1,68 @@
+"""The one place where a version becomes a request: prompt, examples in order, decoding, adapter list, label schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trimtab import settings
+from trimtab.errors import Corrupt, Fixable
+from trimtab.providers import llama_cpp
+from trimtab.records.project import LocalTarget
+from trimtab.records.registry import Decoding, Example, LabelSet, Prompt, VersionSpec, Weights
+from trimtab.store import blobs
+
+LABELS = LabelSet(fields={"intent": ("refund", "login"), "urgency": ("low", "high")})
+EXAMPLES = tuple(Example(input=f"question {n}", output=f"answer {n}") for n in range(3))
+SPEC = VersionSpec(
+    model="desk",
+    base=Weights(name="tiny", sha256="a" * 64),
+    prompt=Prompt(system="Sort it.", examples=EXAMPLES),
+    decoding=Decoding(temperature=0.3, max_tokens=7, seed=11),
+    labels=LABELS,
+)
+
+
+def test_the_system_text_comes_first_and_the_examples_follow_in_order() -> None:
+    messages = llama_cpp.request_template(SPEC)["messages"]
+    turns = [(role, f"{what} {n}") for n in range(3) for role, what in (("user", "question"), ("assistant", "answer"))]
+    assert [(message["role"], message["content"]) for message in messages] == [("system", "Sort it."), *turns]
+    bare = SPEC.model_copy(update={"prompt": Prompt(system="")})
+    assert llama_cpp.request_template(bare)["messages"] == []
+
+
+def test_decoding_is_that_of_the_version_and_every_request_names_its_adapters() -> None:
+    params = llama_cpp.request_template(SPEC)["params"]
+    assert (params["temperature"], params["max_tokens"], params["seed"]) == (0.3, 7, 11)
+    assert params["lora"] == []
+    tuned = SPEC.model_copy(update={"adapter_sha256": "b" * 64})
+    assert llama_cpp.request_template(tuned)["params"]["lora"] == [{"id": 0, "scale": 1.0}]
+
+
+def test_a_constrained_answer_may_only_be_one_that_the_label_set_parses() -> None:
+    form = llama_cpp.request_template(SPEC)["params"]["response_format"]
+    assert (form["type"], form["json_schema"]["strict"]) == ("json_schema", True)
+    schema = form["json_schema"]["schema"]
+    assert list(schema["properties"]) == schema["required"] == ["intent", "urgency"]
+    assert schema["additionalProperties"] is False
+    answer = {name: field["enum"][-1] for name, field in schema["properties"].items()}
+    assert LABELS.parse(json.dumps(answer)) == {"intent": "login", "urgency": "high"}
+
+
+@pytest.mark.parametrize("change", [{"decoding": Decoding(constrained=False)}, {"labels": None}])
+def test_without_constraint_or_without_labels_the_answer_is_free(change: dict[str, object]) -> None:
+    assert "response_format" not in llama_cpp.request_template(SPEC.model_copy(update=change))["params"]
+
+
+def test_an_engine_does_not_start_on_weights_that_are_missing_or_were_changed(tmp_path: Path) -> None:
+    where = replace(settings.load(tmp_path), blobs=tmp_path / "blobs")
+    with pytest.raises(Fixable, match="aaaaaaaaaaaa"):
+        llama_cpp.start(where, SPEC, LocalTarget(), tmp_path / "engine.log")
+    path = blobs.path_of(where.blobs, "a" * 64)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF, but another one")
+    with pytest.raises(Corrupt, match="sha256"):
+        llama_cpp.start(where, SPEC, LocalTarget(), tmp_path / "engine.log")
