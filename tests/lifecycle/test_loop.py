@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+import place
+from trimtab.errors import EngineError
+from trimtab.lifecycle import loop, unfinished
 from trimtab.lifecycle.loop import trigger
-from trimtab.records.lifecycle import Cycle
+from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.project import BrakesSection, RetrainSection
 from trimtab.records.training import Trigger
+from trimtab.store.control import Control
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -57,3 +62,17 @@ def test_more_labels_never_stop_a_cycle_and_more_cycles_never_start_one(
         assert asked(past, n_labelled + more).fired
     else:
         assert not asked([*past, opened(0.5)], n_labelled).fired
+
+
+def test_a_cycle_that_keeps_breaking_off_ends_as_failed_and_frees_the_way(tmp_path: Path) -> None:
+    where, loaded = place.make(tmp_path)
+    work = loop.Loop(where, loaded, Control(where))
+    cycle = opened(1)
+    work.control.put("cycle", cycle.id, cycle)
+    for tries in range(loop.TRIES):
+        assert [waiting.id for waiting in unfinished(work.control, "desk")] == [cycle.id], tries
+        loop.stumbled(work, cycle, EngineError("the engine died"))
+    assert unfinished(work.control, "desk") == []
+    (end,) = work.control.facts("cycle_end", CycleEnd)
+    assert end.outcome == "failed"
+    assert "the engine died" in end.summary

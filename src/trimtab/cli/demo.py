@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.promotion import Decision
 from trimtab.store.control import Control
 
-REFERENCE_TICKETS = 110
+REFERENCE_TICKETS = 105
 """Tickets of the first period: a little more than one drift window."""
 PATIENCE_SECONDS = 1500.0
 """The tour gives up when a part takes longer than this (a very busy machine)."""
@@ -55,6 +56,7 @@ def run(folder: Path, keep: bool, speed: float, undo: bool = True) -> None:
         command = [sys.executable, "-m", "trimtab", "up", "--project", str(folder)]
         up = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     traffic = Traffic(f"127.0.0.1:{gateway}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
     try:
         with Live(view.render(), console=Console(), refresh_per_second=2, get_renderable=view.render) as live:
             _tour(_Watch(view, control, traffic, up, log, live), folder, speed, undo)
@@ -118,7 +120,7 @@ def _tour(watch: _Watch, folder: Path, speed: float, undo: bool) -> None:
     traffic.serve(later)
     watch.until(lambda: bool(control.facts("cycle", Cycle)))
     view.enter("retrain")
-    traffic.pace = 4.0
+    traffic.pace = 8.0
     watch.until(lambda: bool(control.facts("decision", Decision)))
     view.enter("judge")
     watch.until(lambda: _rolling(control, model) or bool(control.facts("cycle_end", CycleEnd)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 CLIENTS = 4
-LABELLED_OF_TEN = 7
+LABELLED_OF_TEN = 8
 """Of ten tickets, how many get a label: the rest stay unlabelled, as in life."""
 LABEL_DELAY = 8
 """A label arrives when this many tickets have been answered since."""

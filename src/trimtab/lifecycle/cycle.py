@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from trimtab import registry, training
-from trimtab.errors import Conflict, EngineError, Fixable, StepFailed
+from trimtab.errors import Conflict, EngineError, Fixable
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
 from trimtab.project import Loaded
 from trimtab.promotion import decide, gather, rollout
@@ -57,12 +57,13 @@ class Work:
 def run_cycle(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
     """Curate, train, register, compare, decide, roll out; again with mitigation after a rejection for fairness alone.
 
-    A step that cannot succeed (too few rows, a trainer that fails) ends the cycle as failed, with the reason.
+    What a person must mend first (Fixable) ends the cycle as failed. Raises StepFailed or EngineError when a step broke
+    off: run the cycle again and it goes on there.
     """
     try:
         return _attempts(settings, loaded, control, cycle)
-    except (StepFailed, Fixable) as error:
-        return _end(settings, control, cycle, "failed", str(error), None)
+    except Fixable as error:
+        return give_up(settings, control, cycle, str(error))
 
 
 def _attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
@@ -115,6 +116,11 @@ def failed_for_fairness_alone(decision: Decision) -> bool:
     """Whether mitigation may help: fairness failed or lacks evidence of parity, everything else passed."""
     failed = [gate.gate for gate in decision.gates if gate.verdict == "fail"]
     return decision.outcome == "reject" and failed == ["fairness"]
+
+
+def give_up(settings: Settings, control: Control, cycle: Cycle, reason: str) -> CycleEnd:
+    """End a cycle that cannot go on, with the reason; what it did so far stays on record."""
+    return _end(settings, control, cycle, "failed", reason, None)
 
 
 def open_cycle(control: Control, model: str, trigger: str, now: datetime) -> Cycle:

@@ -30,20 +30,26 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 1
 WATCH_SECONDS = 3
+TRIES = 3
+"""A cycle that breaks off this often in one process ends as failed, so that it does not block the ones after it."""
 
 
 @dataclass
-class _Loop:
+class Loop:
+    """What the background jobs share."""
+
     settings: Settings
     loaded: Loaded
     control: Control
     running: threading.Lock = field(default_factory=threading.Lock)
     said: str = ""
+    tries: dict[str, int] = field(default_factory=dict)
+    """How often each cycle broke off in this process."""
 
 
 def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     """Start the background jobs; returns what stops them. An unfinished cycle resumes at once."""
-    loop = _Loop(settings, loaded, Control(settings))
+    loop = Loop(settings, loaded, Control(settings))
     scheduler = BackgroundScheduler(timezone="UTC")
     once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
     scheduler.add_job(_guarded(lambda: drain(settings)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
@@ -81,7 +87,7 @@ def trigger(
     return Trigger(model=model, at=now, fired=fired, reason=why, alert_key=alert.key if alert else None)
 
 
-def _watch(loop: _Loop) -> None:
+def _watch(loop: Loop) -> None:
     """Resume what is unfinished, look at the monitors, start a cycle for an alert that asks for one."""
     settings, project, control = loop.settings, loop.loaded.project, loop.control
     registry.show_aliases(settings, control, project.name)
@@ -94,7 +100,7 @@ def _watch(loop: _Loop) -> None:
         _consider(loop, alert.title, alert)
 
 
-def _open_alerts(loop: _Loop) -> list[Alert]:
+def _open_alerts(loop: Loop) -> list[Alert]:
     """Alerts about the champion that ask for a cycle and have not had one."""
     control, project = loop.control, loop.loaded.project
     used = {cycle.trigger for cycle in control.facts("cycle", Cycle)}
@@ -109,7 +115,7 @@ def _open_alerts(loop: _Loop) -> list[Alert]:
     ]
 
 
-def _consider(loop: _Loop, reason: str, alert: Alert | None) -> None:
+def _consider(loop: Loop, reason: str, alert: Alert | None) -> None:
     project, control = loop.loaded.project, loop.control
     if cycles.unfinished(control, project.name):
         return
@@ -124,7 +130,7 @@ def _consider(loop: _Loop, reason: str, alert: Alert | None) -> None:
         _launch(loop, cycles.open_cycle(control, project.name, alert.key if alert else reason, now))
 
 
-def _launch(loop: _Loop, cycle: Cycle) -> None:
+def _launch(loop: Loop, cycle: Cycle) -> None:
     """Run a cycle in a thread of its own, unless one runs here or in another process."""
     if not loop.running.acquire(blocking=False):
         return
@@ -135,14 +141,21 @@ def _launch(loop: _Loop, cycle: Cycle) -> None:
                 if free:
                     end = cycles.run_cycle(loop.settings, loop.loaded, loop.control, cycle)
                     log.info("cycle %s %s: %s", cycle.id, end.outcome, end.summary)
-        except TrimtabError as error:
-            log.error("cycle %s stopped: %s; it goes on at the next look", cycle.id, error)
-        except Exception:
-            log.exception("cycle %s stopped; it goes on at the next look", cycle.id)
+        except Exception as error:
+            stumbled(loop, cycle, error)
         finally:
             loop.running.release()
 
     threading.Thread(target=run, name=f"cycle-{cycle.id}", daemon=True).start()
+
+
+def stumbled(loop: Loop, cycle: Cycle, error: Exception) -> None:
+    """A step broke off: an engine or a trainer died, say. It is tried again, but not for ever."""
+    loop.tries[cycle.id] = tries = loop.tries.get(cycle.id, 0) + 1
+    expected = isinstance(error, TrimtabError)
+    log.error("cycle %s stopped, try %d of %d: %s", cycle.id, tries, TRIES, error, exc_info=not expected)
+    if tries >= TRIES:
+        cycles.give_up(loop.settings, loop.control, cycle, f"stopped {tries} times, at last by: {error}")
 
 
 def _guarded(job: Callable[[], object]) -> Callable[[], None]:

@@ -23,6 +23,12 @@ from trimtab.store.control import Control
 Say = Callable[[float, float | None, str], None]
 """Progress for people: fraction done, seconds to go, text."""
 
+FIRST_LOOK = 40
+"""Pairs after which a failure may already be called, so that a plainly unfair candidate costs no more answers."""
+
+BARE_TOKENS = 20
+"""The bare base tends to chat to the end of its allowance; an answer of ours is shorter than this."""
+
 
 def cases(dataset: DatasetVersion, part: str) -> list[Case]:
     """The rows of one part of a dataset: train, holdout or frames."""
@@ -51,7 +57,7 @@ def baseline(
         update={
             "adapter_sha256": None,
             "prompt": Prompt(system=candidate.spec.prompt.system),
-            "decoding": candidate.spec.decoding.model_copy(update={"constrained": False}),
+            "decoding": candidate.spec.decoding.model_copy(update={"constrained": False, "max_tokens": BARE_TOKENS}),
         }
     )
     key = f"bare/{bare.hash[:16]}/{content_hash(list(texts))[:16]}"
@@ -110,18 +116,29 @@ def fairness_gate(
     groups = loaded.swaps[section.sensitive[0]]
     pairs = [(case.input, twin) for case in cases(dataset, "frames") if (twin := swaps.twin(case.input, groups))]
     pairs = pairs[: section.pairs]
-    texts = [text for original, twin in pairs for text in (original, twin.text)]
-    replies = answers(settings, loaded, control, candidate, texts, say).answers
-    return fairness.counterfactual_gate(
-        list(zip(replies[::2], replies[1::2], strict=True)),
-        [(twin.group, twin.other_group) for _, twin in pairs],
-        field=section.field,
-        favourable=section.favourable,
-        deadband=section.deadband,
-        max_disparity=section.max_disparity,
-        names=[(twin.name, twin.replacement) for _, twin in pairs],
-        texts=[original for original, _ in pairs],
-    )
+    parts = [pairs[:FIRST_LOOK], pairs[FIRST_LOOK:]] if len(pairs) > FIRST_LOOK else [pairs]
+    replies: list[dict[str, str] | None] = []
+    judged: list[GateResult] = []
+    for part in parts:
+        texts = [text for original, twin in part for text in (original, twin.text)]
+        replies += answers(settings, loaded, control, candidate, texts, say).answers
+        seen = pairs[: len(replies) // 2]
+        judged.append(
+            fairness.counterfactual_gate(
+                list(zip(replies[::2], replies[1::2], strict=True)),
+                [(twin.group, twin.other_group) for _, twin in seen],
+                field=section.field,
+                favourable=section.favourable,
+                deadband=section.deadband,
+                max_disparity=section.max_disparity,
+                names=[(twin.name, twin.replacement) for _, twin in seen],
+                texts=[original for original, _ in seen],
+                looks=len(parts),
+            )
+        )
+        if judged[-1].verdict == "fail":
+            break
+    return judged[-1]
 
 
 def required(loaded: Loaded) -> tuple[str, ...]:

@@ -96,34 +96,37 @@ def counterfactual_gate(
     max_disparity: float,
     names: Sequence[tuple[str, str]],
     texts: Sequence[str],
+    looks: int = 1,
 ) -> GateResult:
     """Judge pairs of answers (original, twin). `groups` and `names` are those of both writers, `texts` the originals.
 
     The gap of two groups is the favourable rate under names of the one minus that under names of the other, on the
     same texts; `favourable` empty means that every value of `field` is tested against the rest. An invalid answer is
     an outcome (not favourable), never dropped. `deadband` and `max_disparity` are rates, 0 to 1. The verdict is
-    described at the top of this module. `numbers` also has the share of pairs whose answer changed in any way.
+    described at the top of this module. `looks`: how often this gate is looked at while pairs arrive; each look may
+    call FAIL at 5% / looks (Bonferroni), and only the last one may be taken for PASS. `numbers` also has the share of
+    pairs whose answer changed in any way.
     """
     pairs = [(_outcome(a, field), _outcome(b, field)) for a, b in answers]
     comparisons = _comparisons(pairs, groups, tuple(favourable))
     limits = _Limits(deadband, max_disparity)
     if not comparisons or all(outcome == INVALID for pair in pairs for outcome in pair):
         return _unmeasured(len(pairs), limits)
-    failing = _failing([c for c in comparisons if c.n >= MINIMUM], deadband)
+    failing = _failing([c for c in comparisons if c.n >= MINIMUM], deadband, ALPHA / looks)
     verdict = _verdict(comparisons, failing, max_disparity)
     worst = max(comparisons, key=lambda c: c.most)
     if verdict == "fail":
-        worst = max(failing, key=lambda c: c.least(ALPHA / len(comparisons)))
+        worst = max(failing, key=lambda c: c.least(ALPHA / looks / len(comparisons)))
     more = {"collect": float(_more(comparisons, limits))} if verdict == "insufficient" else {}
     return GateResult(
         gate="fairness",
         verdict=verdict,
-        test=TEST,
+        test=TEST + (f", failure looked for {looks} times at {ALPHA / looks:.1%}" if looks > 1 else ""),
         n=len(pairs),
         value=worst.gap(1 - 2 * ALPHA),
         limit=limits.text,
         detail=f"{_sentence(worst, field)} {_conclusion(verdict, bool(failing), more, limits)}".strip(),
-        numbers=_numbers(worst, pairs, len(comparisons)) | more,
+        numbers=_numbers(worst, pairs, looks * len(comparisons)) | more,
         examples=_examples(worst, pairs, names, texts),
     )
 
@@ -158,11 +161,11 @@ def _comparisons(
     return [_Comparison(values, *key, tuple(rows)) for key, rows in sorted(by_groups.items()) for values in kinds]
 
 
-def _failing(comparisons: Sequence[_Comparison], deadband: float) -> list[_Comparison]:
+def _failing(comparisons: Sequence[_Comparison], deadband: float, alpha: float) -> list[_Comparison]:
     """Holm's step-down: reject at alpha/m, then judge the rest at alpha/(m - rejected), until nothing falls."""
     failing: list[_Comparison] = []
     left = list(comparisons)
-    while found := [c for c in left if c.least(ALPHA / len(left)) > deadband]:
+    while found := [c for c in left if c.least(alpha / len(left)) > deadband]:
         failing += found
         left = [c for c in left if c not in found]
     return failing
