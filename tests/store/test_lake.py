@@ -169,3 +169,5 @@ def test_the_latest_human_label_counts(place: Settings) -> None:
     assert labels(lake) == {"a": '{"v":"latest"}'}
     keep(place, feedback("f5", client_request_id="T", at_ms=4000, value={"v": "corrected"}))
     assert labels(lake) == {"a": '{"v":"corrected"}'}
+    until = datetime.fromtimestamp(3.5, UTC)
+    assert lake.labelled(until=until)["label"].to_list() == ['{"v":"latest"}'], "what is said later is not seen"

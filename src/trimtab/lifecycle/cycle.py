@@ -182,10 +182,11 @@ class Gates(Record):
 
 def _curate(work: Work, champion: ModelVersion) -> DatasetVersion:
     _say(work, "curate")(0.0, None, "freezing the hold-out, filtering, looking for leaks")
+    drain(work.settings)  # what was journalled before the cut is in the lake from here on, for every attempt alike
     fair = work.loaded.project.gates.fairness
     return training.curate(
         work.settings,
-        Lake(work.settings).labelled(),
+        Lake(work.settings).labelled(until=work.cycle.cut),
         model=work.cycle.model,
         labels=champion.spec.labels or LabelSet(fields={}),
         section=work.loaded.project.retrain,

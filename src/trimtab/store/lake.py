@@ -11,6 +11,7 @@ one that used it: delta-rs refuses that.
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,16 @@ class Lake:
         wanted = list(INFERENCE) if columns is None else columns
         return window.sort("row").select(wanted).collect()
 
-    def labelled(self, first: int = 0, last: int | None = None) -> pl.DataFrame:
+    def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
         """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
 
         `label` is the JSON value of the latest human feedback named "label", or null. Feedback belongs to the row
-        with its request id; when it names none, to the latest row with its client request id.
+        with its request id; when it names none, to the latest row with its client request id. What was said after
+        `until` is not seen, so the same question has the same answer later on.
         """
         said = _scan(self._feedback, FEEDBACK).filter((pl.col("name") == "label") & (pl.col("source") == "human"))
+        if until is not None:
+            said = said.filter(pl.col("at") <= until)
         labels = said.select("request_id", "client_request_id", "at", "feedback_id", label="value")
         answered = _scan(self._inference, INFERENCE).filter(pl.col("outcome") == "ok")
 
