@@ -32,6 +32,7 @@ from trimtab.providers import weights
 from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.promotion import Decision
 from trimtab.store.control import Control
+from trimtab.store.lake import Lake
 
 REFERENCE_TICKETS = 105
 """Tickets of the first period: a little more than one drift window."""
@@ -59,7 +60,10 @@ def run(folder: Path, keep: bool, speed: float, undo: bool = True) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
     try:
         with Live(view.render(), console=Console(), refresh_per_second=2, get_renderable=view.render) as live:
-            _tour(_Watch(view, control, traffic, up, log, live), folder, speed, undo)
+            watch = _Watch(view, control, traffic, up, log, live)
+            _tour(watch, folder, speed, undo)
+            traffic.stop()
+            watch.until(lambda: Lake(where).count() >= traffic.answered)
         for line in summary(where, control, loaded, traffic, view.seconds, time.monotonic() - view.started):
             show.say(line)
         if keep:

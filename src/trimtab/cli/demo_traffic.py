@@ -86,6 +86,7 @@ class Traffic:
         while not self._stopping.is_set():
             ticket = self._next() if self.pace is not None and (number == 0 or self.pace == 0) else None
             if ticket is None:
+                connection.close()  # the gateway hangs up on callers who rest for long
                 time.sleep(0.2)
                 continue
             try:
@@ -95,6 +96,7 @@ class Traffic:
                 self.sent["failed"] += 1
                 connection.close()
             if self.pace:
+                connection.close()
                 self._stopping.wait(self.pace)
         connection.close()
 
