@@ -220,13 +220,13 @@ def test_register_up_cycle_approve_card_and_demo_call_their_room(
     assert (code, out) == (0, "cycle c-1 rejected: worse by 0.1\n")
     assert run("approve", "c-9", "--by", "ana")[:2] == (0, "approved by ana\n")
     assert run("card", "--version", "3")[:2] == (0, "# Model card\n")
-    assert run("demo", "tour", "--speed", "2")[0] == 0
+    assert run("demo", "tour", "--speed", "0.5")[0] == 0
     assert calls == [
         [{"open_browser": True}],
         ["new products", {}],
         ["c-9", "ana", {}],
         [3, {}],
-        [Path("tour"), False, 2.0, {}],
+        [Path("tour"), False, 0.5, True, {}],
     ]
 
 
