@@ -107,7 +107,7 @@ def _traffic(story: Story, count: int, *, seconds: float, right: float, share: f
     journal = Journal(story.settings.journal)
     for _ in range(count):
         ticket, canary = tickets[story.rows % len(tickets)], lot.random() < share
-        label = {"intent": ticket["intent"], "urgency": ticket["urgency"]}
+        label = {field: ticket[field] for field in ("intent", "title", "urgency")}
         ok = lot.random() < (0.94 if canary or version == 3 else right)
         answer = label if ok else label | {"intent": "howto" if label["intent"] != "howto" else "fault"}
         journal.closed(_closed(story, ticket, json.dumps(answer), 3 if canary else version, canary, lot))
