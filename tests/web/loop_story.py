@@ -217,7 +217,7 @@ def _watch(
 def _judge(story: Story, champion: int, last: int, n: int, rate: float, look: int) -> None:
     labels, time = story.loaded.labels, story.at + timedelta(seconds=look)
     assert labels is not None
-    right, wrong = {"intent": "refund", "urgency": "high"}, {"intent": "login", "urgency": "high"}
+    right, wrong = ({"intent": intent, "title": "Ms", "urgency": "high"} for intent in ("refund", "login"))
     rows = [
         quality.Answered(last - n + i, time, champion, labels.dump(right if i < n * rate else wrong), right)
         for i in range(n)
