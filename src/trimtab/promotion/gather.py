@@ -26,9 +26,6 @@ Say = Callable[[float, float | None, str], None]
 FIRST_LOOK = 40
 """Pairs after which a failure may already be called, so that a plainly unfair candidate costs no more answers."""
 
-BARE_TOKENS = 20
-"""The bare base tends to chat to the end of its allowance; an answer of ours is shorter than this."""
-
 
 def cases(dataset: DatasetVersion, part: str) -> list[Case]:
     """The rows of one part of a dataset: train, holdout or frames."""
@@ -57,7 +54,7 @@ def baseline(
         update={
             "adapter_sha256": None,
             "prompt": Prompt(system=candidate.spec.prompt.system),
-            "decoding": candidate.spec.decoding.model_copy(update={"constrained": False, "max_tokens": BARE_TOKENS}),
+            "decoding": candidate.spec.decoding.model_copy(update={"constrained": False}),
         }
     )
     key = f"bare/{bare.hash[:16]}/{content_hash(list(texts))[:16]}"
