@@ -19,6 +19,7 @@ from trimtab.records.lifecycle import CycleEnd, Step
 from trimtab.records.monitor import Alert
 from trimtab.records.promotion import Decision
 from trimtab.records.registry import ModelVersion
+from trimtab.records.training import TrainingRun
 from trimtab.store import audit
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
@@ -60,6 +61,9 @@ def test_drift_is_found_and_starts_a_cycle_that_ends_with_a_decision(tour: tuple
         assert {gate.gate for gate in decision.gates} == {"quality", "fairness", "latency"}
         assert all(gate.n > 0 and gate.value is not None for gate in decision.gates)
     assert (end.outcome == "promoted") == (decisions[-1].outcome == "promote")
+    first, *mitigated = control.facts("training_run", TrainingRun)
+    assert first.start_adapter_sha256 is None
+    assert all(run.start_adapter_sha256 == first.adapter_sha256 for run in mitigated)
     steps = [(step.attempt, step.name) for step in control.facts("step", Step)]
     assert len(steps) == len(set(steps))
 

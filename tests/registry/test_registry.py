@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 import place
+import running
 from trimtab import registry
 from trimtab.promotion import apply
 from trimtab.providers import weights
@@ -71,12 +74,19 @@ def test_mlflow_shows_lineage_and_the_aliases_that_were_moved_here(desk):
     assert audit.verify(control.audit_entries(), control.audited_facts()) == []
 
 
-def test_plain_mlflow_loads_and_answers_and_the_base_weights_are_stored_once(tmp_path: Path):
-    where, loaded = place.make(tmp_path)
-    text = (tmp_path / "trimtab.yaml").read_text().replace("base: echo", "base: smollm2-135m-instruct")
-    (tmp_path / "trimtab.yaml").write_text(text)
-    loaded = place.project.load(tmp_path)
-    version = registry.register_base(where, loaded)
+@pytest.fixture(scope="module")
+def real_desk(tmp_path_factory: pytest.TempPathFactory):
+    """A registered version of the real base."""
+    folder = tmp_path_factory.mktemp("real")
+    where, _ = place.make(folder)
+    file = folder / "trimtab.yaml"
+    file.write_text(file.read_text().replace("base: echo", "base: smollm2-135m-instruct"))
+    loaded = place.project.load(folder)
+    return where, loaded, registry.register_base(where, loaded)
+
+
+def test_plain_mlflow_loads_and_answers_and_the_base_weights_are_stored_once(real_desk):
+    where, loaded, version = real_desk
     assert blobs.path_of(where.blobs, version.spec.base.sha256) == weights.fetch(where.blobs, "smollm2-135m-instruct")
     assert sum(file.stat().st_size for file in where.mlflow_artifacts.rglob("*") if file.is_file()) < 1_000_000
     program = (
@@ -90,3 +100,34 @@ def test_plain_mlflow_loads_and_answers_and_the_base_weights_are_stored_once(tmp
     assert done.returncode == 0, done.stderr
     answers = eval(done.stdout.strip().splitlines()[-1])  # noqa: S307 (our own print)
     assert [set(loaded.labels.parse(answer)) for answer in answers] == [{"intent", "urgency"}] * 2
+
+
+def test_plain_mlflow_models_serve_serves_it(real_desk, tmp_path: Path):
+    where, loaded, _ = real_desk
+    port = place.free_port()
+    command = ["-m", "mlflow", "models", "serve", "-m", "models:/desk@champion", "--env-manager", "local"]
+    venv = Path(sys.executable).parent  # `models serve` runs what it finds on the path
+    env = {**os.environ, "MLFLOW_TRACKING_URI": where.mlflow_uri, "PATH": f"{venv}:{os.environ['PATH']}"}
+    with (tmp_path / "serve.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, *command, "-p", str(port)], stdout=log, stderr=log, env=env, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        running.until(lambda: server.poll() is not None or _healthy(f"{url}/ping"))
+        bodies = [{"dataframe_records": [{"input": "where is my money?"}]}, {"inputs": ["cannot sign in"]}]
+        for body in bodies:
+            response = httpx.post(f"{url}/invocations", json=body, timeout=60)
+            assert response.status_code == 200, (tmp_path / "serve.log").read_text()[-2000:]
+            (answer,) = response.json()["predictions"]
+            assert set(loaded.labels.parse(answer)) == {"intent", "urgency"}
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -75,15 +75,18 @@ def tune(
     section: LoraSection,
     steps: list[float],
     system: str = "Triage.",
+    key: str = "cycle-1/1",
+    adapter: str | None = None,
 ) -> TrainingRun:
     return train(
         settings,
         data,
-        key="cycle-1/1",
+        key=key,
         base=Weights(name="tiny", sha256=blobs.put(settings.blobs, base)),
         prompt=Prompt(system=system),
         section=section,
         on_progress=lambda fraction, eta, text: steps.append(fraction),
+        adapter=adapter,
     )
 
 
@@ -143,6 +146,16 @@ def test_a_run_killed_with_its_parent_resumes_to_the_same_adapter(settings: Sett
     assert steps == sorted(steps)
     assert steps[-1] == 1.0
     assert tune(settings, data, tiny_base, section, steps) == resumed  # done: no trainer is started any more
+
+
+def test_a_run_goes_on_from_an_earlier_adapter_of_its_own_shape(settings: Settings, tiny_base: Path) -> None:
+    data = dataset(settings.datasets / "d", 48)
+    first = tune(settings, data, tiny_base, LoraSection(epochs=5.0), [])
+    second = tune(settings, data, tiny_base, LoraSection(), [], key="cycle-1/2", adapter=first.adapter_sha256)
+    assert second.start_adapter_sha256 == first.adapter_sha256
+    assert second.loss_first < (first.loss_first + first.loss_last) / 2, "started afresh"
+    with pytest.raises(StepFailed, match="another rank or other layers"):
+        tune(settings, data, tiny_base, LoraSection(rank=4), [], key="cycle-1/3", adapter=first.adapter_sha256)
 
 
 def test_a_failed_run_names_the_reason_and_another_job_under_the_key_starts_afresh(

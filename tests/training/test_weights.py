@@ -79,6 +79,10 @@ def test_an_exported_adapter_answers_as_it_was_trained(settings: Settings, tiny_
         patch.setattr(export, "split_halves", lambda array, _: array)
         export.export(tmp_path / "adapter", tmp_path / "wrong.gguf", n_head=n_head, n_head_kv=n_head_kv)
 
+    trained, read = peft.get_peft_model_state_dict(tuned), gguf_weights.read_adapter(tmp_path / "right.gguf", reader)
+    assert trained.keys() == read.keys()
+    assert all(torch.equal(weight.half().float(), read[name]) for name, weight in trained.items())
+
     with tiny.engine(settings, tiny_base, tmp_path / "right.gguf") as ask:
         off = tiny.next_token(ask, IDS, 100, adapter=False)
         on = tiny.next_token(ask, IDS, 100, adapter=True)

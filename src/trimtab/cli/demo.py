@@ -64,6 +64,7 @@ def run(folder: Path, keep: bool, speed: float, undo: bool = True) -> None:
             _tour(watch, folder, speed, undo)
             traffic.stop()
             watch.until(lambda: Lake(where).count() >= traffic.answered)
+            view.finished = True
         for line in summary(where, control, loaded, traffic, view.seconds, time.monotonic() - view.started):
             show.say(line)
         if keep:

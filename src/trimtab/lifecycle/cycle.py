@@ -35,6 +35,9 @@ STAGES = ("register", "serve", "watch", "retrain", "judge", "roll out")
 STEPS = ("curate", "train", "register", "compare", "fairness", "decide", "approve", "roll out", "card")
 """The steps of one attempt, in order."""
 
+MITIGATION_EPOCHS = 1.0
+"""Passes over messages and twins when a rejected candidate is mitigated; each message is then seen under two names."""
+
 R = TypeVar("R", bound=Record)
 
 
@@ -197,14 +200,20 @@ def _curate(work: Work, champion: ModelVersion) -> DatasetVersion:
 
 
 def _train(work: Work, champion: ModelVersion, dataset: DatasetVersion) -> TrainingRun:
+    """A mitigated candidate goes on from the rejected one: what that one learned of the task is kept."""
+    rejected = work.control.get("training_run", f"{work.cycle.id}/{work.attempt - 1}", TrainingRun)
+    section = work.loaded.project.retrain.lora
+    if rejected is not None:
+        section = section.model_copy(update={"epochs": min(section.epochs, MITIGATION_EPOCHS)})
     return training.train(
         work.settings,
         dataset,
         key=work.key,
         base=champion.spec.base,
         prompt=_tuned_prompt(work),
-        section=work.loaded.project.retrain.lora,
+        section=section,
         on_progress=_say(work, "train"),
+        adapter=rejected.adapter_sha256 if rejected else None,
     )
 
 

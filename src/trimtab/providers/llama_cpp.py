@@ -56,7 +56,7 @@ def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path)
     Raises EngineError when it does not come up, Fixable or Corrupt when its weights are missing or changed.
     """
     key = secrets.token_urlsafe(24)
-    env = {"TRIMTAB_ENGINE_KEY": key, "GOMP_SPINCOUNT": "5000"}
+    env = {"TRIMTAB_ENGINE_KEY": key, "GOMP_SPINCOUNT": "1000"}
     if spec.base.format == "echo":
         return processes.start("trimtab.providers.echo", log=log, env=env), key
     args = ["--model", str(blobs.get(settings.blobs, spec.base.sha256)), "--alias", spec.model]

@@ -62,3 +62,4 @@ class TrainingRun(Record):
     loss_last: float
     seconds: float
     adapter_sha256: str
+    start_adapter_sha256: str | None = Field(default=None, description="the adapter it went on from; None: a fresh one")

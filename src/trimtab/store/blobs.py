@@ -17,11 +17,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check(path: Path, expected: str | None) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises Corrupt when it is not `expected`."""
+    digest = sha256_of(path)
+    if expected is not None and digest != expected:
+        raise Corrupt(f"{path.name} has sha256 {digest}, expected {expected}")
+    return digest
+
+
 def put(blobs: Path, source: Path, expected: str | None = None) -> str:
     """Copy a file into the store and return its hash. Raises Corrupt when it is not `expected`."""
-    digest = sha256_of(source)
-    if expected is not None and digest != expected:
-        raise Corrupt(f"{source.name} has sha256 {digest}, expected {expected}")
+    digest = check(source, expected)
     target = path_of(blobs, digest)
     if target.exists():
         return digest

@@ -86,6 +86,20 @@ def tensors(reader: gguf.GGUFReader) -> list[tuple[str, np.ndarray]]:
     return found
 
 
+def read_adapter(path: Path, base: gguf.GGUFReader) -> dict[str, torch.Tensor]:
+    """A GGUF LoRA adapter of this base under peft's names, float32: the inverse of `export.export`."""
+    n_head, n_head_kv = heads(base)
+    state: dict[str, torch.Tensor] = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        name, part = tensor.name.rsplit(".lora_", 1)
+        array = tensor.data.astype(np.float32)
+        if part == "b" and name.endswith(("attn_q.weight", "attn_k.weight")):
+            array = _interleave(array, n_head if "attn_q" in name else n_head_kv)
+        module = _name(name).removesuffix(".weight")
+        state[f"base_model.model.{module}.lora_{part.upper()}.weight"] = torch.from_numpy(array.copy())
+    return state
+
+
 def _interleave(array: np.ndarray, n_head: int) -> np.ndarray:
     """Inverse of `export.split_halves`: rows (head, pair, half) become rows (head, half, pair)."""
     out = array.shape[0]

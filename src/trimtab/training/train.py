@@ -25,7 +25,7 @@ from trimtab.settings import Settings
 from trimtab.store import blobs
 
 TRAINER = "trimtab.training.trainers.lora"
-EXTRA = ("torch", "transformers", "peft", "gguf")
+EXTRA = ("torch", "transformers", "peft")
 
 
 class Job(Record):
@@ -37,6 +37,7 @@ class Job(Record):
     system: str
     labels: LabelSet
     section: LoraSection
+    adapter: Path | None = Field(default=None, description="GGUF adapter to go on from; None: a fresh one")
 
 
 class Report(Record):
@@ -61,8 +62,11 @@ def train(
     prompt: Prompt,
     section: LoraSection,
     on_progress: Callable[[float, float | None, str], None],
+    adapter: str | None = None,
 ) -> TrainingRun:
     """Fine-tune a LoRA adapter on the dataset's train rows; its GGUF form is in the blob store afterwards.
+
+    It goes on from the blob `adapter` (SHA-256), an adapter of the same rank and layers, where one is given.
 
     The chat is the base's own template over the system text of `prompt` and the row's input; few-shot examples are
     left out, for the tuned version does without them. `on_progress` gets the fraction done (0 to 1), the seconds to
@@ -81,9 +85,10 @@ def train(
         system=prompt.system,
         labels=dataset.labels,
         section=section,
+        adapter=blobs.get(settings.blobs, adapter) if adapter else None,
     )
     last = _finished(job) or _watch(job, settings.logs / "training" / f"{key}.log", on_progress)
-    adapter = blobs.put(settings.blobs, job.folder / "adapter.gguf")
+    trained = blobs.put(settings.blobs, job.folder / "adapter.gguf")
     (job.folder / "checkpoint.pt").unlink(missing_ok=True)
     return TrainingRun(
         key=key,
@@ -99,7 +104,8 @@ def train(
         loss_first=last.loss_first,
         loss_last=last.loss,
         seconds=last.seconds,
-        adapter_sha256=adapter,
+        adapter_sha256=trained,
+        start_adapter_sha256=adapter,
     )
 
 

@@ -83,6 +83,16 @@ def add_adapter(model: Any, section: LoraSection) -> peft.PeftModel:
     return tuned
 
 
+def go_on_from(model: peft.PeftModel, state: dict[str, torch.Tensor]) -> None:
+    """Put an earlier adapter's weights into the fresh one. Raises Fixable when they are of another shape."""
+    ours = {name: weight.shape for name, weight in peft.get_peft_model_state_dict(model).items()}
+    if ours != {name: weight.shape for name, weight in state.items()}:
+        raise Fixable(
+            "the adapter to go on from has another rank or other layers", "keep retrain.lora as it was for that adapter"
+        )
+    peft.set_peft_model_state_dict(model, state)
+
+
 def first_layer(model: Any, section: LoraSection) -> int:
     """The lowest layer (0-based) that gets an adapter."""
     n = model.config.num_hidden_layers
@@ -102,6 +112,8 @@ def run(job: Job) -> Iterator[Report]:
     reader = gguf_weights.open_base(job.base)
     examples = encode(job, cases, gguf_weights.load_tokenizer(reader))
     model = add_adapter(gguf_weights.load_model(reader, base_dtype()), job.section)
+    if job.adapter is not None:
+        go_on_from(model, gguf_weights.read_adapter(job.adapter, reader))
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), betas=(0.9, 0.95), weight_decay=0.0)
     batches = plan(len(examples), job.section)
