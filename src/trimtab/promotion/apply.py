@@ -1,4 +1,4 @@
-"""Move aliases and traffic: by compare-and-set, with a reason, into the audit chain. Rollback takes the same path."""
+"""Move aliases and traffic: by compare-and-set, with a reason, into the audit log. Rollback takes the same path."""
 
 from __future__ import annotations
 
