@@ -62,7 +62,7 @@ def _own_weights() -> Path:
 def _start(name: str, command: list[str], folder: Path, log: str) -> Server:
     (folder / log).mkdir()
     process = spawn(command, folder / log, core=None)  # the model is what costs here: both get every core
-    return Server(name, process, announced(process))
+    return Server(name, process, announced(process, folder / log))
 
 
 def _rounds(own: Server, gateway: Server, rounds: int) -> None:

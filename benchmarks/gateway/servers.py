@@ -74,17 +74,22 @@ def free_port() -> int:
 
 
 def spawn(command: list[str], folder: Path, core: int | None = SERVER_CORE, env: dict[str, str] | None = None) -> Any:
-    """Start a process on one core, or on all; its log is in the folder, its first line may be read from its output."""
+    """Start a process on one core, or on all; what it says goes to `log` in the folder."""
     with pinned(*(CORES if core is None else [core])), (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **(env or {})}
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})}
         )
 
 
-def announced(process: subprocess.Popen[bytes]) -> str:
-    """The address in the JSON line that a server of ours says first."""
-    assert process.stdout is not None  # noqa: S101 (spawn gave it a pipe)
-    return str(json.loads(process.stdout.readline())["address"])
+def announced(process: subprocess.Popen[bytes], folder: Path, seconds: float = 60) -> str:
+    """The address in the JSON line that a server says when it is ready. Raises Absent when it says none."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and process.poll() is None:
+        for line in (folder / "log").read_text(errors="replace").splitlines():
+            if line.startswith('{"address"'):
+                return str(json.loads(line)["address"])
+        time.sleep(0.02)
+    raise _did_not_start(process, folder)
 
 
 def listening(process: subprocess.Popen[bytes], address: str, folder: Path, seconds: float = 120) -> None:
@@ -97,15 +102,20 @@ def listening(process: subprocess.Popen[bytes], address: str, folder: Path, seco
             return
         except OSError:
             time.sleep(0.05)
+    raise _did_not_start(process, folder)
+
+
+def _did_not_start(process: subprocess.Popen[bytes], folder: Path) -> Absent:
     process.kill()
+    process.wait()
     tail = (folder / "log").read_text(errors="replace")[-300:]
-    raise Absent(f"did not start: {' '.join(tail.split())}")
+    return Absent(f"did not start: {' '.join(tail.split())}")
 
 
 def mock(folder: Path) -> Server:
     """The upstream, beside the load generator."""
     process = spawn([str(BUILD / "mock")], folder, LOAD_CORE)
-    return Server("direct", process, announced(process))
+    return Server("direct", process, announced(process, folder))
 
 
 # Ours
@@ -121,7 +131,7 @@ def _trimtab(name: str, upstream: str, folder: Path, template: dict[str, Any], c
     command += ["--routes", str(folder / "routes.json"), "--journal", str(folder / "journal")]
     process = spawn(command, folder)
     headers = {"authorization": "Bearer tt-benchmark-key", "x-trimtab-caller": "benchmark"}
-    return Server(name, process, announced(process), headers=headers, version="this tree")
+    return Server(name, process, announced(process, folder), headers=headers, version="this tree")
 
 
 def trimtab_relay(upstream: str, folder: Path) -> Server:
@@ -213,7 +223,7 @@ api_key_location = "none"
         "time.sleep(1e9)"
     )
     process = spawn([str(place / "python"), "-c", code, str(folder / "tensorzero.toml")], folder)
-    address = announced(process).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (what it says, not what we bind)
+    address = announced(process, folder).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (what it says, not what we bind)
     path, model = "/openai/v1/chat/completions", "tensorzero::model_name::mock"
     return Server("TensorZero", process, address, path, model, version="2026.6.0")
 
