@@ -6,8 +6,8 @@ One implementation for SQLite and Postgres. Facts are found by (kind, key); the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from trimtab.errors import Conflict
+from trimtab.errors import Conflict, Fixable
 from trimtab.records.gateway import EngineState
 from trimtab.records.record import Record, canonical_json, utc_now
 from trimtab.records.registry import AliasMove, Traffic
@@ -66,7 +66,10 @@ AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "
 
 
 class Control:
-    """An open control database. Thread-safe; every method is one transaction."""
+    """An open control database. Thread-safe; every method is one transaction.
+
+    Every one, opening too, raises Fixable when the database cannot be reached, written or locked.
+    """
 
     def __init__(self, settings: Settings) -> None:
         url = settings.database_url
@@ -76,10 +79,20 @@ class Control:
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _sqlite_connect)
             event.listen(self._engine, "begin", _sqlite_begin)
-        _metadata.create_all(self._engine)
+        with self._begin() as db:
+            _metadata.create_all(db)
 
-    def _begin(self) -> AbstractContextManager[sa.Connection]:
-        return self._engine.begin()
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except sa.exc.OperationalError as error:
+            where = self._engine.url.render_as_string(hide_password=True)
+            raise Fixable(
+                f"the control database {where} cannot be used: {error.orig}",
+                "see that it is there, has room and is not locked",
+            ) from error
 
     def put(self, kind: str, key: str, record: Record) -> bool:
         """Write a fact; False when one with this key is already there (it is left as it is)."""
