@@ -6,8 +6,8 @@ One implementation for SQLite and Postgres. Facts are found by (kind, key); the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from trimtab.errors import Conflict
+from trimtab.errors import Conflict, DatabaseAway
 from trimtab.records.gateway import EngineState
 from trimtab.records.record import Record, canonical_json, utc_now
 from trimtab.records.registry import AliasMove, Traffic
@@ -71,7 +71,10 @@ AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "
 
 
 class Control:
-    """An open control database. Thread-safe; every method is one transaction."""
+    """An open control database. Thread-safe; every method is one transaction.
+
+    Every one, opening too, raises DatabaseAway when the database cannot be reached, written or locked.
+    """
 
     def __init__(self, settings: Settings) -> None:
         url = settings.database_url
@@ -81,11 +84,21 @@ class Control:
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _sqlite_connect)
             event.listen(self._engine, "begin", _sqlite_begin)
-        _metadata.create_all(self._engine)
         self._signing_key = settings.home / "audit.key"
+        with self._begin() as db:
+            _metadata.create_all(db)
 
-    def _begin(self) -> AbstractContextManager[sa.Connection]:
-        return self._engine.begin()
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except sa.exc.OperationalError as error:
+            where = self._engine.url.render_as_string(hide_password=True)
+            raise DatabaseAway(
+                f"the control database {where} cannot be used: {error.orig}",
+                "see that it is there, has room and is not locked",
+            ) from error
 
     def _put(self, db: sa.Connection, kind: str, key: str, record: Record) -> bool:
         found = db.scalar(sa.select(_facts.c.seq).where(_facts.c.kind == kind, _facts.c.key == key))
