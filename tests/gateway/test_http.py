@@ -13,8 +13,6 @@ from typing import cast
 import pytest
 from gateway_place import Place
 
-from trimtab.gateway import server as server_module
-from trimtab.gateway.server import Exchange, Server
 from trimtab.gateway.upstream import PAUSE_AT, EngineConnection, EngineGone
 
 ASK = b'{"input":"%s"}'
