@@ -65,8 +65,11 @@ def total(usages: list[Usage]) -> Usage:
     """The tokens of a whole batch; what no answer reported stays unknown."""
     if len(usages) == 1:
         return usages[0]
-    columns = {name: [n for one in usages if (n := getattr(one, name)) is not None] for name in _COUNTS}
-    return Usage(**{name: sum(counts) for name, counts in columns.items() if counts})
+    whole = Usage()
+    for name in _COUNTS:
+        counts = [count for one in usages if (count := getattr(one, name)) is not None]
+        setattr(whole, name, sum(counts) if counts else None)
+    return whole
 
 
 class Piece(msgspec.Struct):
@@ -112,6 +115,10 @@ class Delta(msgspec.Struct):
         """Reasoning: llama.cpp calls it `reasoning_content`, vLLM `reasoning`."""
         return self.reasoning_content or (self.reasoning if isinstance(self.reasoning, str) else "")
 
+    def carries(self) -> bool:
+        """Whether this is a piece of an answer: text, thought, a refusal or a call."""
+        return bool(self.content or self.tool_calls or self.refusal or self.thought())
+
 
 class ChunkChoice(msgspec.Struct):
     """One choice's piece in a chunk; a plain answer's whole message stands in `message`."""
@@ -131,22 +138,11 @@ class Chunk(msgspec.Struct):
     """A chat completion or a chunk of one, with everything another API's shape can tell of it."""
 
     choices: list[ChunkChoice] = []
-    created: int = 0
-
-
-class _Delta(msgspec.Struct):
-    content: Content = None
-    reasoning_content: msgspec.Raw | None = None
-    tool_calls: msgspec.Raw | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta = msgspec.field(default_factory=_Delta)
+    created: int | float = 0
 
 
 class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[ChunkChoice] = []
     usage: Usage | None = None
     error: Any = None
 
@@ -249,7 +245,7 @@ class Retold(Relay):
                 delta = choice.delta
                 if choice.index == 0 and (text := flat(delta.content)):
                     self._texts.append(text)
-                self._pieces += bool(delta.content or delta.reasoning_content or delta.tool_calls)
+                self._pieces += delta.carries()
             told.append(self._telling.chunk(chunk))
         return b"".join(told)
 
@@ -273,14 +269,10 @@ def text_of(sent: bytes) -> tuple[str, int]:
         with suppress(msgspec.DecodeError):
             for choice in _decode(payload).choices:
                 delta = choice.delta
-                pieces += bool(delta.content) or _holds(delta.reasoning_content) or _holds(delta.tool_calls)
+                pieces += delta.carries()
                 if choice.index == 0 and delta.content:
                     texts.append(flat(delta.content))
     return "".join(texts), pieces
-
-
-def _holds(raw: msgspec.Raw | None) -> bool:
-    return raw is not None and bytes(raw) not in (b"null", b'""', b"[]")
 
 
 def _payloads(events: bytes) -> Iterator[bytes]:

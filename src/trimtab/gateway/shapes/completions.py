@@ -70,8 +70,8 @@ def _render(answers: list[Completion], request_id: str, entity: Entity) -> bytes
     return shapes.encode(body | ({"usage": _usage(usage)} if usage.prompt_tokens is not None else {}))
 
 
-def _envelope(request_id: str, entity: Entity, created: int) -> dict[str, Any]:
-    return {"id": f"cmpl-{request_id}", "object": "text_completion", "created": created, "model": entity.model}
+def _envelope(request_id: str, entity: Entity, created: float) -> dict[str, Any]:
+    return {"id": f"cmpl-{request_id}", "object": "text_completion", "created": int(created), "model": entity.model}
 
 
 def _choice(choice: ChunkChoice, index: int, finish: str | None, offset: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class _Told:
 
     def __init__(self, request_id: str, entity: Entity, wanted: bool) -> None:
         self._request_id, self._entity, self._wanted = request_id, entity, wanted
-        self._created = 0
+        self._created: float = 0
         self._offsets: dict[int, int] = {}
 
     def chunk(self, chunk: Chunk) -> bytes:

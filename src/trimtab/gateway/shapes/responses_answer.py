@@ -54,7 +54,7 @@ class Answering:
     def __init__(self, asked: Responses, request_id: str, entity: Entity) -> None:
         self._asked, self._request_id, self._entity = asked, request_id, entity
         self.items: dict[str, _Item] = {}
-        self.created = 0
+        self.created: float = 0
         self._finish: str | None = None
 
     def take(self, chunk: Chunk) -> list[tuple[int, _Item, bool, str, list[Any]]]:
@@ -92,7 +92,7 @@ class Answering:
         return {
             "id": f"resp_{self._request_id}",
             "object": "response",
-            "created_at": self.created,
+            "created_at": int(self.created),
             "completed_at": None,
             "status": status,
             "incomplete_details": {"reason": reason} if reason else None,
@@ -197,7 +197,8 @@ class Told:
         """The response as far as it came, failed."""
         said = msgspec.json.decode(error)["error"]
         why = {"code": said["code"], "message": said["message"]}
-        told = self._event("error", code=said["code"], message=said["message"], param=said["param"])
+        # The specification has these fields in the event, OpenAI sends them in an object: clients look for either.
+        told = self._event("error", code=said["code"], message=said["message"], param=said["param"], error=said)
         return told + self._event("response.failed", response=self._answering.response(None, "failed", why))
 
     def _opening(self) -> list[bytes]:
@@ -230,6 +231,6 @@ class Told:
         told.append(self._event("response.output_item.done", output_index=place, item=item.value(status)))
         return told
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         number, self._number = self._number, self._number + 1
         return event(name, {"type": name, "sequence_number": number, **fields})
