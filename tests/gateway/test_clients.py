@@ -1,4 +1,4 @@
-"""The clients that people have work unchanged: OpenAI's for Python, plain and async, and JavaScript, and LangChain's."""
+"""The clients that people have work unchanged: OpenAI's for Python and JavaScript, and LangChain's."""
 
 from __future__ import annotations
 

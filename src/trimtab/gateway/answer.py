@@ -81,7 +81,7 @@ def follow(gateway: Gateway) -> None:
 async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -> None:
     """Answer what was asked. Raises Fault when no row could be opened; from there on every end is a row and a reply."""
     row = _open(gateway, exchange, request_id, asked)
-    attempt = _streamed if asked.tell else _whole
+    attempt = _streamed if asked.stream else _whole
     try:
         async with asyncio.timeout(gateway.deadline):
             await _attempts(gateway, row, attempt)
@@ -137,7 +137,6 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
 async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     """One attempt at a streamed answer. Its end leaves after the row is closed."""
     exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
-    assert row.asked.tell is not None  # noqa: S101 (that is what makes it a stream)
     relay = row.relay = row.asked.tell(row.opened.request_id, entity)
     connection = await gateway.pool.acquire(entity.address, fresh)
     try:

@@ -121,7 +121,7 @@ def _json(names: list[str]) -> dict[str, Any]:
 
 
 def _post(path: str, summary: str, body: str, answers: list[str], streams: bool) -> dict[str, Any]:
-    content = _json(answers) | ({"text/event-stream": {"schema": _TEXT}} if streams else {})
+    content = _json(answers) | ({"text/event-stream": {}} if streams else {})
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": _json([body])},

@@ -123,6 +123,11 @@ Tell = Callable[[str, Entity], Relay]
 """The relay of a streamed answer, from the request id and the version."""
 
 
+def as_it_comes(request_id: str, entity: Entity) -> Relay:
+    """The engine's own events, less the usage that only the gateway asked for."""
+    return Relay()
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request in one shape: conversations to continue (one, or one for each row of a batch) and how to reply.
@@ -137,8 +142,9 @@ class Asked:
     named: Named
     input: str | None = None
     """The last thing the user said; None for a batch, whose rows are no single input."""
-    tell: Tell | None = None
-    """Set when the answer is to be streamed."""
+    stream: bool = False
+    tell: Tell = as_it_comes
+    """How a stream of events is told; it is one when `stream` is set."""
     fields: dict[str, Any] | None = None
     operation: Operation = "chat/completions"
 
@@ -180,7 +186,7 @@ def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> byt
     template = entity.template
     body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
     body["messages"] = [*template.messages, *conversation]
-    if asked.tell is not None:
+    if asked.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return encode(body)

@@ -15,10 +15,9 @@ from trimtab.gateway.routes import Entity
 from trimtab.gateway.shapes import Asked, Completion, Fault, Positive, Sampling, StreamOptions
 from trimtab.gateway.stream import Relay
 
-SAMPLING = frozenset(
-    {*shapes.SAMPLING, "logprobs", "top_logprobs", "top_k", "min_p", "repeat_penalty", "repetition_penalty"}
-)
-"""What a client may set though the version has a value of its own. The last four are not OpenAI's but engines'."""
+_EXTRAS = frozenset({"logprobs", "top_logprobs", "top_k", "min_p", "repeat_penalty", "repetition_penalty"})
+"""What else a client may set though the version has a value of its own. The last four are not OpenAI's but engines'."""
+SAMPLING = _EXTRAS | {*shapes.SAMPLING}
 _OWN = frozenset({"messages", "model", "client_request_id", "max_completion_tokens", "stream", "stream_options"})
 """What the gateway reads and answers for itself."""
 NOTED = frozenset({"usage_context"})
@@ -96,21 +95,25 @@ def asked(body: bytes) -> Asked:
     """A chat completion. Raises Fault 400."""
     read = shapes.read(body, _CHAT)
     fields = shapes.given(body, KNOWN)
-    sampling: dict[str, Any] = {name: fields[name] for name in fields.keys() & SAMPLING}
+    sampling = read.chosen() | {name: fields[name] for name in fields.keys() & _EXTRAS}
     if read.max_completion_tokens is not None:
         sampling["max_tokens"] = read.max_completion_tokens
     if read.stream_options is not None and not read.stream:
         raise Fault(400, "invalid_body", "stream_options goes with stream: true only; leave it out", "stream_options")
-    wanted = bool(read.stream_options and read.stream_options.include_usage)
     return Asked(
         [_MESSAGES.decode(fields["messages"])],
         sampling,
         _render,
         read,
         last_said(read.messages),
-        (lambda _id, _entity: Relay(wanted)) if read.stream else None,
+        bool(read.stream),
+        _with_usage if read.stream_options and read.stream_options.include_usage else shapes.as_it_comes,
         {name: fields[name] for name in fields.keys() & PASSED},
     )
+
+
+def _with_usage(request_id: str, entity: Entity) -> Relay:
+    return Relay(include_usage=True)
 
 
 def last_said(messages: list[Message]) -> str | None:

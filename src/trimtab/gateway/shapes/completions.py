@@ -47,7 +47,7 @@ def asked(body: bytes) -> Asked:
     prompts = [read.prompt] if isinstance(read.prompt, str) else read.prompt
     if read.stream and len(prompts) > 1:
         raise Fault(400, "unsupported_parameter", "a stream takes one prompt; send the others apart", "prompt")
-    sampling: dict[str, Any] = {name: fields[name] for name in fields.keys() & SAMPLING - {"logprobs"}}
+    sampling: dict[str, Any] = {name: fields[name] for name in fields.keys() & SAMPLING - {"logprobs"}} | read.chosen()
     if read.logprobs is not None:
         sampling |= {"logprobs": True, "top_logprobs": read.logprobs}
     wanted = bool(read.stream_options and read.stream_options.include_usage)
@@ -57,7 +57,8 @@ def asked(body: bytes) -> Asked:
         _render,
         read,
         prompts[0] if len(prompts) == 1 else None,
-        (lambda request_id, entity: Retold(_Told(request_id, entity, wanted))) if read.stream else None,
+        bool(read.stream),
+        lambda request_id, entity: Retold(_Told(request_id, entity, wanted)),
     )
 
 

@@ -15,7 +15,7 @@ from trimtab.gateway import shapes
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.shapes import Asked, Completion, Sampling
 from trimtab.gateway.shapes.chat import user
-from trimtab.gateway.stream import DONE, Chunk, Retold, Usage, flat
+from trimtab.gateway.stream import DONE, Chunk, Relay, Retold, Usage, flat
 
 
 class Predict(Sampling, kw_only=True):
@@ -31,8 +31,11 @@ _PREDICT = msgspec.json.Decoder(Predict)
 def asked(body: bytes) -> Asked:
     """One text. Raises Fault 400."""
     read = shapes.read(body, _PREDICT)
-    tell = (lambda request_id, entity: Retold(_Told(request_id, entity))) if read.stream else None
-    return Asked([[user(read.input)]], read.chosen(), _render, read, read.input, tell)
+    return Asked([[user(read.input)]], read.chosen(), _render, read, read.input, bool(read.stream), _tell)
+
+
+def _tell(request_id: str, entity: Entity) -> Relay:
+    return Retold(_Told(request_id, entity))
 
 
 def _render(answers: list[Completion], request_id: str, entity: Entity) -> bytes:

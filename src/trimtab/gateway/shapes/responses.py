@@ -103,7 +103,8 @@ def asked(body: bytes) -> Asked:
         lambda answers, request_id, entity: _render(answers, Answering(read, request_id, entity)),
         read,
         _last_said(conversation),
-        (lambda request_id, entity: Retold(Told(Answering(read, request_id, entity)))) if read.stream else None,
+        bool(read.stream),
+        lambda request_id, entity: Retold(Told(Answering(read, request_id, entity))),
         fields | _tools(read) | _format(read),
     )
 

@@ -85,7 +85,7 @@ class Answering:
         return "incomplete" if self._finish in _INCOMPLETE else "completed"
 
     def response(self, usage: Usage | None, status: str | None = None, error: Any = None) -> dict[str, Any]:
-        """The response object as it stands; without usage it has not ended."""
+        """The response object as it stands. `usage` is None before the end, and when the engine did not count."""
         asked, status = self._asked, status or self.status()
         reason = _INCOMPLETE.get(self._finish or "") if status == "incomplete" else None
         output = [] if status == "in_progress" else [item.value(_ended(status)) for item in self.items.values()]
@@ -99,7 +99,7 @@ class Answering:
             "error": error,
             "model": self._entity.model,
             "output": output,
-            "usage": None if usage is None else _usage(usage),
+            "usage": None if usage is None or usage.prompt_tokens is None else _usage(usage),
             **_echoed(asked),
         }
 
