@@ -204,6 +204,12 @@ def test_an_engine_without_embeddings_says_so_once(place: Place) -> None:
     assert (row.outcome, row.status_code, row.input_text) == ("error", 400, "x")
 
 
+def test_an_engine_that_cannot_see_is_no_broken_engine() -> None:
+    said = b'{"error": {"code": 500, "message": "image input is not supported - hint: mmproj"}}'
+    assert (shapes.engine_fault(500, said).status, shapes.engine_fault(500, said).code) == (400, "not_supported")
+    assert shapes.engine_fault(500, b'{"error": {"message": "out of memory"}}').status == 502
+
+
 def test_embeddings_are_accounted(shared: Place, http: httpx.Client) -> None:
     said = http.post("/v1/embeddings", json={"input": "two words"})
     row = shared.closed()[said.headers["x-request-id"]]

@@ -128,7 +128,7 @@ def as_it_comes(request_id: str, entity: Entity) -> Relay:
     return Relay()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A request in one shape: conversations to continue (one, or one for each row of a batch) and how to reply.
 
@@ -209,12 +209,14 @@ def completion(body: bytes, operation: Operation = "chat/completions") -> Comple
 def engine_fault(status: int, body: bytes) -> Fault:
     """What an engine's error means for the client: its own mistake (400), a busy engine (503) or a broken one (502)."""
     try:
-        message = msgspec.json.decode(body)["error"]["message"]
+        message = str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         message = body[:200].decode(errors="replace")
     if status in (400, 413, 422):
         return Fault(400, "engine_rejected", f"the engine rejected the request: {message}")
-    if status == 501:  # not 501 to the client too: clients try again after any 5xx, and this will never work
+    # Not 501 to the client too: clients try again after any 5xx, and this will never work. llama.cpp says 501 of
+    # embeddings, and 500 of images.
+    if status == 501 or (status == 500 and " is not supported" in message):
         return Fault(400, "not_supported", f"the served version cannot do this: {message}")
     if status in (429, 503):
         return Fault(503, "engine_busy", f"the engine cannot take the request now: {message}")
@@ -242,8 +244,10 @@ def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 def given(body: bytes, known: frozenset[str]) -> dict[str, msgspec.Raw]:
     """The fields of a body as they came, without those that are null. Raises Fault 400 for one that is not `known`:
     dropping it would be a lie, and passing it on would let a client reach into the engine."""
-    fields = {name: value for name, value in read(body, _FIELDS).items() if bytes(value) != b"null"}
-    if unknown := fields.keys() - known:
-        name = min(unknown)
+    fields = read(body, _FIELDS)
+    if b"null" in body:
+        fields = {name: value for name, value in fields.items() if bytes(value) != b"null"}
+    if not fields.keys() <= known:
+        name = min(fields.keys() - known)
         raise Fault(400, "unknown_parameter", f"unknown parameter {name!r}; leave it out", name)
     return fields

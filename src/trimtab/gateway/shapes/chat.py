@@ -17,7 +17,8 @@ from trimtab.gateway.stream import Relay
 
 _EXTRAS = frozenset({"logprobs", "top_logprobs", "top_k", "min_p", "repeat_penalty", "repetition_penalty"})
 """What else a client may set though the version has a value of its own. The last four are not OpenAI's but engines'."""
-SAMPLING = _EXTRAS | {*shapes.SAMPLING}
+_TYPED = frozenset(shapes.SAMPLING)
+SAMPLING = _EXTRAS | _TYPED
 _OWN = frozenset({"messages", "model", "client_request_id", "max_completion_tokens", "stream", "stream_options"})
 """What the gateway reads and answers for itself."""
 NOTED = frozenset({"usage_context"})
@@ -95,7 +96,15 @@ def asked(body: bytes) -> Asked:
     """A chat completion. Raises Fault 400."""
     read = shapes.read(body, _CHAT)
     fields = shapes.given(body, KNOWN)
-    sampling = read.chosen() | {name: fields[name] for name in fields.keys() & _EXTRAS}
+    sampling: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in _TYPED:
+            sampling[name] = getattr(read, name)
+        elif name in _EXTRAS:
+            sampling[name] = value
+        elif name in PASSED:
+            passed[name] = value
     if read.max_completion_tokens is not None:
         sampling["max_tokens"] = read.max_completion_tokens
     if read.stream_options is not None and not read.stream:
@@ -108,7 +117,7 @@ def asked(body: bytes) -> Asked:
         last_said(read.messages),
         bool(read.stream),
         _with_usage if read.stream_options and read.stream_options.include_usage else shapes.as_it_comes,
-        {name: fields[name] for name in fields.keys() & PASSED},
+        passed,
     )
 
 

@@ -100,11 +100,11 @@ def asked(body: bytes) -> Asked:
     return Asked(
         [conversation],
         _sampling(read),
-        lambda answers, request_id, entity: _render(answers, Answering(read, request_id, entity)),
+        lambda answers, request_id, entity: _render(answers, Answering(_echoed(read), request_id, entity)),
         read,
         _last_said(conversation),
         bool(read.stream),
-        lambda request_id, entity: Retold(Told(Answering(read, request_id, entity))),
+        lambda request_id, entity: Retold(Told(Answering(_echoed(read), request_id, entity))),
         fields | _tools(read) | _format(read),
     )
 
@@ -112,6 +112,35 @@ def asked(body: bytes) -> Asked:
 def _render(answers: list[Completion], answering: Answering) -> bytes:
     answering.take(read_chunk(answers[0].raw))
     return shapes.encode(answering.response(answers[0].usage))
+
+
+def _echoed(read: Responses) -> dict[str, Any]:
+    """The request's own fields, which a response repeats. Those that were left out are the version's to decide."""
+    text, reasoning = read.text, read.reasoning
+    return {
+        "background": False,
+        "frequency_penalty": read.frequency_penalty or 0.0,
+        "instructions": read.instructions,
+        "max_output_tokens": read.max_output_tokens,
+        "max_tool_calls": read.max_tool_calls,
+        "metadata": read.metadata or {},
+        "parallel_tool_calls": read.parallel_tool_calls is not False,
+        "presence_penalty": read.presence_penalty or 0.0,
+        "previous_response_id": None,
+        "prompt_cache_key": read.prompt_cache_key,
+        "reasoning": None if reasoning is None else {"effort": reasoning.effort, "summary": reasoning.summary},
+        "safety_identifier": read.safety_identifier,
+        "service_tier": read.service_tier or "default",
+        "store": False,
+        "temperature": read.temperature,
+        "text": {"format": (text and text.format) or {"type": "text"}},
+        "tool_choice": read.tool_choice or "auto",
+        "tools": [{"strict": None, "description": None, "parameters": None, **tool} for tool in read.tools or ()],
+        "top_logprobs": read.top_logprobs or 0,
+        "top_p": read.top_p,
+        "truncation": "disabled",
+        "user": read.user,
+    }
 
 
 def _sampling(read: Responses) -> dict[str, Any]:

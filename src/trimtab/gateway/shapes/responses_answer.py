@@ -6,15 +6,12 @@ open until the end: an engine may go on with an earlier one at any time. Protoco
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.stream import DONE, Chunk, ChunkChoice, Usage, event, flat
-
-if TYPE_CHECKING:
-    from trimtab.gateway.shapes.responses import Responses
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _PARTS = {"text": ("output_text", "text"), "refusal": ("refusal", "refusal"), "thought": ("reasoning_text", "text")}
@@ -24,8 +21,8 @@ _PARTS = {"text": ("output_text", "text"), "refusal": ("refusal", "refusal"), "t
 class _Item:
     """One item of the output while it grows: a message, a refusal, a thought or a function call."""
 
-    def __init__(self, kind: str, ident: str, call: str = "", name: str = "") -> None:
-        self.kind, self.ident, self.call, self.name = kind, ident, call, name
+    def __init__(self, place: int, kind: str, ident: str, call: str, name: str) -> None:
+        self.place, self.kind, self.ident, self.call, self.name = place, kind, ident, call, name
         self.texts: list[str] = []
         self.logprobs: list[Any] = []
 
@@ -49,16 +46,16 @@ class _Item:
 
 
 class Answering:
-    """One response while its answer comes in."""
+    """One response while its answer comes in; `echoed` is what it repeats of the request."""
 
-    def __init__(self, asked: Responses, request_id: str, entity: Entity) -> None:
-        self._asked, self._request_id, self._entity = asked, request_id, entity
+    def __init__(self, echoed: dict[str, Any], request_id: str, entity: Entity) -> None:
+        self._echoed, self._request_id, self._entity = echoed, request_id, entity
         self.items: dict[str, _Item] = {}
         self.created: float = 0
         self._finish: str | None = None
 
-    def take(self, chunk: Chunk) -> list[tuple[int, _Item, bool, str, list[Any]]]:
-        """Add a piece; returns what grew: its place, the item, whether it is new, the text and its log-probabilities.
+    def take(self, chunk: Chunk) -> list[tuple[_Item, bool, str, list[Any]]]:
+        """Add a piece; returns what grew: the item, whether it is new, the text and its log-probabilities.
 
         A response is one answer, so only the first choice is told.
         """
@@ -74,11 +71,12 @@ class Answering:
         new = key not in self.items
         if new:
             prefix = {"call": "fc", "thought": "rs"}.get(kind, "msg")
-            self.items[key] = _Item(kind, f"{prefix}_{self._request_id}_{len(self.items)}", call, name)
+            place = len(self.items)
+            self.items[key] = _Item(place, kind, f"{prefix}_{self._request_id}_{place}", call, name)
         item = self.items[key]
         item.texts.append(text)
         item.logprobs += logprobs
-        return list(self.items).index(key), item, new, text, logprobs
+        return item, new, text, logprobs
 
     def status(self) -> str:
         """How the answer ended."""
@@ -86,7 +84,7 @@ class Answering:
 
     def response(self, usage: Usage | None, status: str | None = None, error: Any = None) -> dict[str, Any]:
         """The response object as it stands. `usage` is None before the end, and when the engine did not count."""
-        asked, status = self._asked, status or self.status()
+        status = status or self.status()
         reason = _INCOMPLETE.get(self._finish or "") if status == "incomplete" else None
         output = [] if status == "in_progress" else [item.value(_ended(status)) for item in self.items.values()]
         return {
@@ -100,7 +98,7 @@ class Answering:
             "model": self._entity.model,
             "output": output,
             "usage": None if usage is None or usage.prompt_tokens is None else _usage(usage),
-            **_echoed(asked),
+            **self._echoed,
         }
 
 
@@ -137,35 +135,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _echoed(asked: Responses) -> dict[str, Any]:
-    """The request's own fields, which a response repeats. Those that were left out are the version's to decide."""
-    text, reasoning = asked.text, asked.reasoning
-    return {
-        "background": False,
-        "frequency_penalty": asked.frequency_penalty or 0.0,
-        "instructions": asked.instructions,
-        "max_output_tokens": asked.max_output_tokens,
-        "max_tool_calls": asked.max_tool_calls,
-        "metadata": asked.metadata or {},
-        "parallel_tool_calls": asked.parallel_tool_calls is not False,
-        "presence_penalty": asked.presence_penalty or 0.0,
-        "previous_response_id": None,
-        "prompt_cache_key": asked.prompt_cache_key,
-        "reasoning": None if reasoning is None else {"effort": reasoning.effort, "summary": reasoning.summary},
-        "safety_identifier": asked.safety_identifier,
-        "service_tier": asked.service_tier or "default",
-        "store": False,
-        "temperature": asked.temperature,
-        "text": {"format": (text and text.format) or {"type": "text"}},
-        "tool_choice": asked.tool_choice or "auto",
-        "tools": [{"strict": None, "description": None, "parameters": None, **tool} for tool in asked.tools or ()],
-        "top_logprobs": asked.top_logprobs or 0,
-        "top_p": asked.top_p,
-        "truncation": "disabled",
-        "user": asked.user,
-    }
-
-
 class Told:
     """A response as its events, numbered from 0; `[DONE]` ends them."""
 
@@ -177,19 +146,19 @@ class Told:
         """The events for a piece."""
         grown = self._answering.take(chunk)
         told = [] if self._number else self._opening()
-        for place, item, new, text, logprobs in grown:
-            told += self._added(place, item) if new else ()
+        for item, new, text, logprobs in grown:
+            told += self._added(item) if new else ()
             if text:
                 more = {"logprobs": logprobs} if item.kind == "text" else {}
-                told.append(self._growth(place, item, "delta", {"delta": text} | more))
+                told.append(self._growth(item, "delta", {"delta": text} | more))
         return b"".join(told)
 
     def end(self, usage: Usage) -> bytes:
         """Every item's end, then the response's."""
         told = [] if self._number else self._opening()
         status = self._answering.status()
-        for place, item in enumerate(self._answering.items.values()):
-            told += self._done(place, item, _ended(status))
+        for item in self._answering.items.values():
+            told += self._done(item, _ended(status))
         told.append(self._event(f"response.{status}", response=self._answering.response(usage)))
         return b"".join(told) + DONE
 
@@ -205,30 +174,30 @@ class Told:
         begun = self._answering.response(None, "in_progress")
         return [self._event("response.created", response=begun), self._event("response.in_progress", response=begun)]
 
-    def _added(self, place: int, item: _Item) -> list[bytes]:
-        told = [self._event("response.output_item.added", output_index=place, item=item.value("in_progress"))]
+    def _added(self, item: _Item) -> list[bytes]:
+        told = [self._event("response.output_item.added", output_index=item.place, item=item.value("in_progress"))]
         if item.kind != "call":
-            where = {"item_id": item.ident, "output_index": place, "content_index": 0}
+            where = {"item_id": item.ident, "output_index": item.place, "content_index": 0}
             told.append(self._event("response.content_part.added", **where, part=item.part(empty=True)))
         return told
 
-    def _growth(self, place: int, item: _Item, what: str, more: dict[str, Any]) -> bytes:
-        where: dict[str, Any] = {"item_id": item.ident, "output_index": place}
+    def _growth(self, item: _Item, what: str, more: dict[str, Any]) -> bytes:
+        where: dict[str, Any] = {"item_id": item.ident, "output_index": item.place}
         if item.kind == "call":
             return self._event(f"response.function_call_arguments.{what}", **where, **more)
         return self._event(f"response.{_PARTS[item.kind][0]}.{what}", **where, content_index=0, **more)
 
-    def _done(self, place: int, item: _Item, status: str) -> list[bytes]:
+    def _done(self, item: _Item, status: str) -> list[bytes]:
         text = "".join(item.texts)
         told = []
         if item.kind == "call":
-            told.append(self._growth(place, item, "done", {"name": item.name, "arguments": text}))
+            told.append(self._growth(item, "done", {"name": item.name, "arguments": text}))
         else:
             more = {"logprobs": item.logprobs} if item.kind == "text" else {}
-            told.append(self._growth(place, item, "done", {_PARTS[item.kind][1]: text} | more))
-            where = {"item_id": item.ident, "output_index": place, "content_index": 0}
+            told.append(self._growth(item, "done", {_PARTS[item.kind][1]: text} | more))
+            where = {"item_id": item.ident, "output_index": item.place, "content_index": 0}
             told.append(self._event("response.content_part.done", **where, part=item.part()))
-        told.append(self._event("response.output_item.done", output_index=place, item=item.value(status)))
+        told.append(self._event("response.output_item.done", output_index=item.place, item=item.value(status)))
         return told
 
     def _event(self, name: str, /, **fields: Any) -> bytes:
