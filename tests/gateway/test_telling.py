@@ -47,6 +47,8 @@ def answers(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     """A completion as a body and as events."""
     thoughts, said, calls = draw(texts), draw(texts), draw(st.lists(texts, max_size=3))
     finish, usage = draw(st.sampled_from(["stop", "length", "tool_calls"])), draw(usages())
+    told = [{"token": text, "logprob": -1.0, "top_logprobs": [{"token": text, "logprob": -1.0}]} for text in said]
+    measured = draw(st.booleans()) and bool(said)
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": None}]
     deltas += [{"reasoning_content": text} for text in thoughts] + [{"content": text} for text in said]
     made = []
@@ -59,8 +61,12 @@ def answers(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     message |= {"reasoning_content": "".join(thoughts)} if thoughts else {}
     message |= {"tool_calls": made} if made else {}
     head: dict[str, Any] = {"id": "x", "created": 7}
-    whole = head | {"choices": [{"index": 0, "finish_reason": finish, "message": message}], "usage": usage}
-    chunks = [head | {"choices": [{"index": 0, "finish_reason": None, "delta": delta}]} for delta in deltas]
+    choice = {"index": 0, "finish_reason": finish, "message": message}
+    whole = head | {"choices": [choice | ({"logprobs": {"content": told}} if measured else {})], "usage": usage}
+    choices: list[dict[str, Any]] = [{"index": 0, "finish_reason": None, "delta": delta} for delta in deltas]
+    for choice, logprob in zip(choices[1 + len(thoughts) :], told if measured else [], strict=False):
+        choice["logprobs"] = {"content": [logprob]}
+    chunks = [head | {"choices": [choice]} for choice in choices]
     chunks.append(head | {"choices": [{"index": 0, "finish_reason": finish, "delta": {}}]})
     chunks.append(head | {"choices": [], "usage": usage})
     line_end = draw(st.sampled_from([b"\n", b"\r\n"]))
@@ -73,16 +79,21 @@ def last_of(name: str, events: bytes) -> dict[str, Any]:
     read = [json.loads(line[6:]) for line in events.split(b"\n") if line.startswith(b"data: {")]
     if name == "responses":
         assert [event["sequence_number"] for event in read] == list(range(len(read)))
-        grown = "".join(event["delta"] for event in read if event["type"] == "response.output_text.delta")
-        message = [item for item in read[-1]["response"]["output"] if item["type"] == "message"]
-        assert grown == "".join(item["content"][0]["text"] for item in message)
+        grown = [event for event in read if event["type"] == "response.output_text.delta"]
+        parts = [item["content"][0] for item in read[-1]["response"]["output"] if item["type"] == "message"]
+        assert "".join(event["delta"] for event in grown) == "".join(part["text"] for part in parts)
+        measured = [one for event in grown for one in event["logprobs"]]
+        assert measured == [one for part in parts for one in part["logprobs"]]
         return read[-1]["response"]
     if name == "predict":
         return read[-1]
     choices = [choice for event in read for choice in event["choices"]]
     finish = [choice["finish_reason"] for choice in choices if choice["finish_reason"]][-1]
     if name == "completions":
-        return {"text": "".join(c["text"] for c in choices), "finish": finish, "usage": read[-1]["usage"]}
+        measured = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+        logprobs = {name: [one for m in measured for one in m[name]] for name in measured[0]} if measured else None
+        text = "".join(choice["text"] for choice in choices)
+        return {"text": text, "finish": finish, "usage": read[-1]["usage"], "logprobs": logprobs}
     calls: dict[int, str] = {}
     for choice in choices:
         for call in choice["delta"].get("tool_calls", []):
@@ -96,7 +107,8 @@ def of_plain(name: str, body: dict[str, Any]) -> dict[str, Any]:
         return body
     choice = body["choices"][0]
     if name == "completions":
-        return {"text": choice["text"], "finish": choice["finish_reason"], "usage": body["usage"]}
+        told = {"finish": choice["finish_reason"], "usage": body["usage"], "logprobs": choice["logprobs"]}
+        return {"text": choice["text"], **told}
     calls = [call["function"]["arguments"] for call in choice["message"].get("tool_calls", [])]
     return {"text": choice["message"]["content"] or "", "finish": choice["finish_reason"], "calls": calls}
 
