@@ -24,7 +24,7 @@ import msgspec
 from trimtab.gateway import routes, shapes, stream
 from trimtab.gateway.routes import Entity, Route, RoutesFile
 from trimtab.gateway.server import Exchange
-from trimtab.gateway.shapes import Asked, Completion, Fault, Operation
+from trimtab.gateway.shapes import Asked, Completion, Fault
 from trimtab.gateway.upstream import EngineConnection, EngineGone, Pool
 from trimtab.store.journal import Closed, Journal, Opened
 
@@ -122,9 +122,9 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
     try:
         requests = [shapes.engine_request(asked, entity, conversation) for conversation in asked.conversations]
         if len(requests) == 1:
-            answers = [await _ask(gateway, entity, asked.operation, requests[0], fresh)]
+            answers = [await _ask(gateway, row, requests[0], fresh)]
         else:
-            answers = await _ask_all(gateway, entity, asked.operation, requests, fresh)
+            answers = await _ask_all(gateway, row, requests, fresh)
     finally:
         row.engine_seconds += time.perf_counter() - begun
     row.text = asked.output_text(answers)
@@ -140,8 +140,7 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     relay = row.relay = row.asked.tell(row.opened.request_id, entity)
     connection = await gateway.pool.acquire(entity.address, fresh)
     try:
-        request = shapes.engine_request(row.asked, entity, row.asked.conversations[0])
-        await _send(connection, entity, row.asked.operation, request)
+        await _send(connection, row, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
         while data := await connection.chunk():
             events = _relayed(relay, data)
             row.usage = relay.usage
@@ -165,25 +164,23 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     exchange.end(last)
 
 
-async def _ask(gateway: Gateway, entity: Entity, operation: Operation, request: bytes, fresh: bool) -> Completion:
-    connection = await gateway.pool.acquire(entity.address, fresh)
+async def _ask(gateway: Gateway, row: Row, request: bytes, fresh: bool) -> Completion:
+    connection = await gateway.pool.acquire(row.entity.address, fresh)
     try:
-        await _send(connection, entity, operation, request)
-        return shapes.completion(await connection.body(), operation)
+        await _send(connection, row, request)
+        return shapes.completion(await connection.body(), row.asked.operation)
     finally:
         gateway.pool.release(connection)
 
 
-async def _ask_all(
-    gateway: Gateway, entity: Entity, operation: Operation, requests: list[bytes], fresh: bool
-) -> list[Completion]:
+async def _ask_all(gateway: Gateway, row: Row, requests: list[bytes], fresh: bool) -> list[Completion]:
     """Ask for every row of a batch, a few at a time; the first failure ends the rest."""
     answers: dict[int, Completion] = {}
     left = iter(enumerate(requests))
 
     async def work() -> None:
         for index, request in left:
-            answers[index] = await _ask(gateway, entity, operation, request, fresh)
+            answers[index] = await _ask(gateway, row, request, fresh)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -194,8 +191,9 @@ async def _ask_all(
     return [answers[index] for index in range(len(requests))]
 
 
-async def _send(connection: EngineConnection, entity: Entity, operation: Operation, request: bytes) -> None:
+async def _send(connection: EngineConnection, row: Row, request: bytes) -> None:
     """Send a request and wait for the answer's headers. Raises Fault when the engine does not answer 200."""
+    entity, operation = row.entity, row.asked.operation
     key = b"authorization: Bearer %b\r\n" % entity.api_key.encode() if entity.api_key else b""
     connection.send(
         b"POST /v1/%b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b"
