@@ -66,6 +66,7 @@ class Row:
     first_byte: float | None = None
     usage: stream.Usage = field(default_factory=stream.Usage)
     text: str | None = None
+    relay: stream.Relay = field(default_factory=stream.Relay)
     sent: list[bytes] = field(default_factory=list)
     """What a streamed answer was so far."""
     closed: bool = False
@@ -121,27 +122,25 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
     try:
         requests = [shapes.engine_request(asked, entity, conversation) for conversation in asked.conversations]
         if len(requests) == 1:
-            answers = [await _ask(gateway, entity, requests[0], fresh)]
+            answers = [await _ask(gateway, row, requests[0], fresh)]
         else:
-            answers = await _ask_all(gateway, entity, requests, fresh)
+            answers = await _ask_all(gateway, row, requests, fresh)
     finally:
         row.engine_seconds += time.perf_counter() - begun
     row.text = asked.output_text(answers)
-    row.usage = stream.Usage(
-        _total([one.usage.prompt_tokens for one in answers]), _total([one.usage.completion_tokens for one in answers])
-    )
+    row.usage = stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
     _close(gateway, row, 200, "ok", body)
     row.exchange.reply(200, body, _headers(row))
 
 
 async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
-    """One attempt at a streamed answer. The engine's `[DONE]` leaves after the row is closed."""
+    """One attempt at a streamed answer. Its end leaves after the row is closed."""
     exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
-    relay = stream.Relay(row.asked.include_usage)
+    relay = row.relay = row.asked.tell(row.opened.request_id, entity)
     connection = await gateway.pool.acquire(entity.address, fresh)
     try:
-        await _send(connection, entity, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
+        await _send(connection, row, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
         while data := await connection.chunk():
             events = _relayed(relay, data)
             row.usage = relay.usage
@@ -159,28 +158,29 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
             row.engine_seconds += time.perf_counter() - begun
     if not relay.done or not exchange.started:
         raise EngineGone(f"the engine at {entity.address} ended its answer early")
-    row.text, _ = stream.text_of(b"".join(row.sent))
-    _close(gateway, row, 200, "ok", b"".join(row.sent) + stream.DONE)
-    exchange.end(stream.DONE)
+    sent, last = b"".join(row.sent), relay.last()
+    row.text, _ = relay.said(sent)
+    _close(gateway, row, 200, "ok", sent + last)
+    exchange.end(last)
 
 
-async def _ask(gateway: Gateway, entity: Entity, request: bytes, fresh: bool) -> Completion:
-    connection = await gateway.pool.acquire(entity.address, fresh)
+async def _ask(gateway: Gateway, row: Row, request: bytes, fresh: bool) -> Completion:
+    connection = await gateway.pool.acquire(row.entity.address, fresh)
     try:
-        await _send(connection, entity, request)
-        return shapes.completion(await connection.body())
+        await _send(connection, row, request)
+        return shapes.completion(await connection.body(), row.asked.operation)
     finally:
         gateway.pool.release(connection)
 
 
-async def _ask_all(gateway: Gateway, entity: Entity, requests: list[bytes], fresh: bool) -> list[Completion]:
+async def _ask_all(gateway: Gateway, row: Row, requests: list[bytes], fresh: bool) -> list[Completion]:
     """Ask for every row of a batch, a few at a time; the first failure ends the rest."""
     answers: dict[int, Completion] = {}
     left = iter(enumerate(requests))
 
     async def work() -> None:
         for index, request in left:
-            answers[index] = await _ask(gateway, entity, request, fresh)
+            answers[index] = await _ask(gateway, row, request, fresh)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -191,12 +191,13 @@ async def _ask_all(gateway: Gateway, entity: Entity, requests: list[bytes], fres
     return [answers[index] for index in range(len(requests))]
 
 
-async def _send(connection: EngineConnection, entity: Entity, request: bytes) -> None:
+async def _send(connection: EngineConnection, row: Row, request: bytes) -> None:
     """Send a request and wait for the answer's headers. Raises Fault when the engine does not answer 200."""
+    entity, operation = row.entity, row.asked.operation
     key = b"authorization: Bearer %b\r\n" % entity.api_key.encode() if entity.api_key else b""
     connection.send(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b"
-        b"content-length: %d\r\n\r\n%b" % (entity.address.encode(), key, len(request), request)
+        b"POST /v1/%b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b"
+        b"content-length: %d\r\n\r\n%b" % (operation.encode(), entity.address.encode(), key, len(request), request)
     )
     status = await connection.status()
     if status != 200:
@@ -224,6 +225,7 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         message = f"the model {asked.model!r} does not exist here; use {snapshot.model!r} or leave it out"
         raise Fault(404, "model_not_found", message, "model")
     entity, route = chosen
+    shapes.check(asked, entity)
     client_id = asked.client_request_id or _header(exchange, b"x-client-request-id")
     opened = Opened(
         request_id=request_id,
@@ -278,7 +280,7 @@ def _fail(gateway: Gateway, row: Row, fault: Fault, outcome: Outcome) -> None:
     exchange = row.exchange
     body = fault.body(exchange.path)
     if exchange.started:
-        event = b"data: %b\n\n" % fault.body("")
+        event = row.relay.failure(fault.body(""))
         _give_up(gateway, row, fault.status, outcome, event)
         exchange.end(event, whole=False)
         return
@@ -296,9 +298,9 @@ def _give_up(gateway: Gateway, row: Row, status: int, outcome: Outcome, last: by
         return
     sent = b"".join(row.sent)
     if sent:
-        row.text, pieces = stream.text_of(sent)
+        row.text, pieces = row.relay.said(sent)
         if row.usage.completion_tokens is None:  # the engine counts at the end only; it sends one token an event
-            row.usage = stream.Usage(row.usage.prompt_tokens, pieces)
+            row.usage = msgspec.structs.replace(row.usage, completion_tokens=pieces)
     with suppress(Fault):  # the client gets no good answer either way, and the row is owed
         _close(gateway, row, status, outcome, sent + last)
 
@@ -351,8 +353,3 @@ def _headers(row: Row) -> bytes:
         row.route.encode(),
         overhead,
     )
-
-
-def _total(counts: list[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None

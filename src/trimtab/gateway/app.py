@@ -11,14 +11,26 @@ import tempfile
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
-from trimtab.gateway import shapes
+from trimtab.gateway import openapi
 from trimtab.gateway.answer import Gateway, no_journal, question
 from trimtab.gateway.server import Exchange
-from trimtab.gateway.shapes import Fault
+from trimtab.gateway.shapes import (
+    Asked,
+    Fault,
+    chat,
+    completions,
+    embeddings,
+    feedback,
+    invocations,
+    predict,
+    responses,
+)
 from trimtab.store.journal import FeedbackFrame
 
 Action = Callable[[Gateway, Exchange, str], Awaitable[None]]
@@ -38,16 +50,15 @@ async def answer(gateway: Gateway, exchange: Exchange) -> None:
         _reply_fault(exchange, request_id, Fault(500, "internal_error", "the gateway failed; its log says why"))
 
 
-async def _chat(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
-    await question(gateway, exchange, request_id, shapes.chat(exchange.body))
+async def _ask(read: Callable[[bytes], Asked], gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    await question(gateway, exchange, request_id, read(exchange.body))
 
 
-async def _predict(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
-    await question(gateway, exchange, request_id, shapes.predict(exchange.body))
-
-
-async def _invocations(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
-    await question(gateway, exchange, request_id, shapes.invocations(exchange.body))
+async def _endpoint(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    """Databricks' path of an endpoint: its name is the model's, whatever the body says."""
+    asked = invocations.asked(exchange.body)
+    asked.named.model = unquote(exchange.path.split("/")[2])
+    await question(gateway, exchange, request_id, asked)
 
 
 async def _feedback(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
@@ -62,7 +73,7 @@ async def _feedback(gateway: Gateway, exchange: Exchange, request_id: str) -> No
             value=item.value,
             source=item.source,
         )
-        for item in shapes.feedback(exchange.body)
+        for item in feedback.told(exchange.body)
     ]
     try:
         for frame in frames:
@@ -90,10 +101,24 @@ async def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None
 
 
 async def _models(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    _reply_json(exchange, request_id, 200, {"object": "list", "data": [*_served(gateway).values()]})
+
+
+async def _model(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    name, served = unquote(exchange.path.removeprefix("/v1/models/")), _served(gateway)
+    if name not in served:
+        raise Fault(404, "model_not_found", f"the model {name!r} does not exist here; see /v1/models", "model")
+    _reply_json(exchange, request_id, 200, served[name])
+
+
+def _served(gateway: Gateway) -> dict[str, dict[str, Any]]:
     snapshot = gateway.routes.snapshot
     names = [snapshot.model, f"{snapshot.model}@champion"] if snapshot and snapshot.champion else []
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "trimtab"} for name in names]
-    _reply_json(exchange, request_id, 200, {"object": "list", "data": models})
+    return {name: {"id": name, "object": "model", "created": 0, "owned_by": "trimtab"} for name in names}
+
+
+async def _openapi(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    exchange.reply(200, openapi.document(), b"x-request-id: %b\r\n" % request_id.encode())
 
 
 async def _root(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
@@ -112,27 +137,48 @@ def _reply_json(exchange: Exchange, request_id: str, status: int, value: dict[st
 def _reply_fault(exchange: Exchange, request_id: str, fault: Fault) -> None:
     headers = b"x-request-id: %b\r\n" % request_id.encode()
     if fault.status == 405:
-        headers += b"allow: %b\r\n" % _ACTIONS[exchange.path][0].encode()
+        headers += b"allow: %b\r\n" % _found(exchange.path)[0].encode()
     exchange.reply(fault.status, fault.body(exchange.path), headers)
 
 
 _ACTIONS: dict[str, tuple[str, Action]] = {
-    "/v1/chat/completions": ("POST", _chat),
-    "/predict": ("POST", _predict),
-    "/invocations": ("POST", _invocations),
+    "/v1/chat/completions": ("POST", partial(_ask, chat.asked)),
+    "/v1/completions": ("POST", partial(_ask, completions.asked)),
+    "/v1/responses": ("POST", partial(_ask, responses.asked)),
+    "/v1/embeddings": ("POST", partial(_ask, embeddings.asked)),
+    "/predict": ("POST", partial(_ask, predict.asked)),
+    "/invocations": ("POST", partial(_ask, invocations.asked)),
+    # Databricks: OpenAI's clients have {host}/serving-endpoints as their base URL there.
+    "/serving-endpoints/chat/completions": ("POST", partial(_ask, chat.asked)),
+    "/serving-endpoints/completions": ("POST", partial(_ask, completions.asked)),
+    "/serving-endpoints/responses": ("POST", partial(_ask, responses.asked)),
+    "/serving-endpoints/embeddings": ("POST", partial(_ask, embeddings.asked)),
+    "/serving-endpoints/{name}/invocations": ("POST", _endpoint),
     "/feedback": ("POST", _feedback),
     "/healthz": ("GET", _healthz),
     "/readyz": ("GET", _readyz),
     "/v1/models": ("GET", _models),
+    "/v1/models/{model}": ("GET", _model),
+    "/openapi.json": ("GET", _openapi),
     "/": ("GET", _root),
 }
 
 
+def _found(path: str) -> tuple[str, Action]:
+    """Method and function of a path, {names} in it included. Raises Fault 404."""
+    parts = path.split("/")
+    if len(parts) == 4 and parts[1] == "serving-endpoints" and parts[2] and parts[3] == "invocations":
+        path = "/serving-endpoints/{name}/invocations"
+    elif len(parts) > 3 and parts[1:3] == ["v1", "models"] and parts[3]:
+        path = "/v1/models/{model}"
+    if path not in _ACTIONS:
+        raise Fault(404, "not_found", f"there is nothing at {path}")
+    return _ACTIONS[path]
+
+
 def _action(exchange: Exchange) -> Action:
     """The function for a path. Raises Fault 404 or 405."""
-    if exchange.path not in _ACTIONS:
-        raise Fault(404, "not_found", f"there is nothing at {exchange.path}")
-    method, action = _ACTIONS[exchange.path]
+    method, action = _ACTIONS.get(exchange.path) or _found(exchange.path)
     if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
         raise Fault(405, "method_not_allowed", f"{exchange.path} takes {method}, not {exchange.method}")
     return action

@@ -1,6 +1,7 @@
 """An engine without a model: llama.cpp's HTTP API on loopback, answering with what it was asked.
 
-It is a real server for real clients, for trying a set-up and for tests that are not about the language model.
+It is a real server for real clients, for trying a set-up and for tests that are not about the language model. It
+calls the first tool with the text when `tool_choice` demands a call, and embeds a text as the counts of its letters.
 Run: python -m trimtab.providers.echo [--delay-ms N] [--chunk-ms N] [--reply TEXT]; prints {"address": …} when ready.
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,43 +26,90 @@ def reply(request: dict[str, Any], fixed: str | None) -> str:
         return fixed
     schema = request.get("response_format", {}).get("json_schema", {}).get("schema")
     if schema:
-        values = {name: field["enum"][0] for name, field in schema["properties"].items()}
+        values = {name: field.get("enum", [""])[0] for name, field in schema.get("properties", {}).items()}
         return json.dumps(values, separators=(",", ":"))
     texts = [message["content"] for message in request["messages"] if message["role"] == "user"]
     last = texts[-1] if texts else ""
-    return last if isinstance(last, str) else "".join(part.get("text", "") for part in last)
+    return last if isinstance(last, str) else "".join(part.get("text") or "" for part in last)
 
 
 def _completion(text: str, request: dict[str, Any]) -> dict[str, Any]:
     prompt_tokens = sum(len(str(message.get("content", "")).split()) for message in request["messages"])
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text.split())}
+    count = request.get("n") or 1
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": count * len(text.split())}
     usage["total_tokens"] = sum(usage.values())
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    choice: dict[str, Any] = {"finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    if call := _call(text, request):
+        choice = {
+            "finish_reason": "tool_calls",
+            "message": {"role": "assistant", "content": None, "tool_calls": [call]},
+        }
+    if request.get("logprobs"):
+        choice["logprobs"] = {"content": [_logprob(piece) for piece in _pieces(text)]}
     return {
         "id": "chatcmpl-echo",
         "object": "chat.completion",
         "created": 0,
         "model": "echo",
-        "choices": [choice],
+        "choices": [{"index": index, **choice} for index in range(count)],
         "usage": usage,
     }
+
+
+def _call(text: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    if not request.get("tools") or request.get("tool_choice") in (None, "auto", "none"):
+        return None
+    name = request["tools"][0].get("function", {}).get("name", "")
+    function = {"name": name, "arguments": json.dumps({"text": text})}
+    return {"id": "call-echo", "type": "function", "function": function}
+
+
+def _pieces(text: str) -> list[str]:
+    return [word if index == 0 else f" {word}" for index, word in enumerate(text.split(" "))]
+
+
+def _logprob(piece: str) -> dict[str, Any]:
+    return {"token": piece, "logprob": 0.0, "bytes": list(piece.encode(errors="replace")), "top_logprobs": []}
+
+
+def _deltas(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """A choice in pieces: its words with their log-probabilities, or its call's name, then halves of its arguments."""
+    if calls := choice["message"].get("tool_calls"):
+        arguments = calls[0]["function"]["arguments"]
+        halves = arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]
+        first = {"index": 0, **calls[0], "function": calls[0]["function"] | {"arguments": ""}}
+        told = [first, *({"index": 0, "function": {"arguments": half}} for half in halves)]
+        return [{"delta": {"tool_calls": [call]}} for call in told]
+    deltas = [{"delta": {"content": piece}} for piece in _pieces(choice["message"]["content"])]
+    if logprobs := choice.get("logprobs"):
+        return [d | {"logprobs": {"content": [one]}} for d, one in zip(deltas, logprobs["content"], strict=True)]
+    return deltas
 
 
 async def _chunks(text: str, request: dict[str, Any], pause: float) -> AsyncIterator[bytes]:
     whole = _completion(text, request)
     head = {key: whole[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
-    words = text.split(" ")
-    pieces = [word if i == 0 else f" {word}" for i, word in enumerate(words)]
-    for piece in pieces:
+    for told in zip(*(_deltas(choice) for choice in whole["choices"]), strict=True):
         await asyncio.sleep(pause)
-        choice = {"index": 0, "finish_reason": None, "delta": {"content": piece}}
-        yield b"data: " + json.dumps(head | {"choices": [choice]}).encode() + b"\n\n"
-    last = {"index": 0, "finish_reason": "stop", "delta": {}}
-    yield b"data: " + json.dumps(head | {"choices": [last]}).encode() + b"\n\n"
+        choices = [{"index": index, "finish_reason": None, **delta} for index, delta in enumerate(told)]
+        yield b"data: " + json.dumps(head | {"choices": choices}).encode() + b"\n\n"
+    last = [{"index": c["index"], "finish_reason": c["finish_reason"], "delta": {}} for c in whole["choices"]]
+    yield b"data: " + json.dumps(head | {"choices": last}).encode() + b"\n\n"
     if request.get("stream_options", {}).get("include_usage"):
         yield b"data: " + json.dumps(head | {"choices": [], "usage": whole["usage"]}).encode() + b"\n\n"
     yield b"data: [DONE]\n\n"
+
+
+def _embeddings(request: dict[str, Any]) -> dict[str, Any]:
+    given = request["input"]
+    texts = [str(text) for text in ([given] if isinstance(given, str) else given)]
+    vectors = [[float(text.count(letter)) for letter in "aeiou"] for text in texts]
+    packed = [base64.b64encode(struct.pack("<5f", *vector)).decode() for vector in vectors]
+    told = packed if request.get("encoding_format") == "base64" else vectors
+    data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(told)]
+    tokens = sum(len(text.split()) for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "model": "echo", "data": data, "usage": usage}
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], bytes] | None:
@@ -88,6 +138,11 @@ async def _serve(options: argparse.Namespace, reader: asyncio.StreamReader, writ
             writer.write(_response("200 OK", {"status": "ok"}))
         elif key and headers.get("authorization") != f"Bearer {key}":
             writer.write(_response("401 Unauthorized", {"error": {"message": "Invalid API Key", "code": 401}}))
+        elif (method, path) == ("POST", "/v1/embeddings") and not options.chat_only:
+            writer.write(_response("200 OK", _embeddings(json.loads(body))))
+        elif (method, path) == ("POST", "/v1/embeddings"):
+            message = "This server does not support embeddings."
+            writer.write(_response("501 Not Implemented", {"error": {"message": message, "code": 501}}))
         elif (method, path) != ("POST", "/v1/chat/completions"):
             writer.write(_response("404 Not Found", {"error": {"message": "File Not Found", "code": 404}}))
         else:
@@ -133,6 +188,9 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=0, help="wait before each answer")
     parser.add_argument("--chunk-ms", type=float, default=0, help="wait before each streamed word")
     parser.add_argument("--reply", default=None, help="always answer this")
+    parser.add_argument(
+        "--chat-only", action="store_true", help="refuse embeddings, as llama.cpp does with most models"
+    )
     asyncio.run(_main(parser.parse_args()))
 
 

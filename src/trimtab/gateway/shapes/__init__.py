@@ -1,0 +1,253 @@
+"""What clients send and what they get back, as values: every API's request becomes one `Asked`, and an engine's answers
+become one body, or one stream of events, in the shape that was asked. One module an API; here is what they share.
+
+The boundary: bytes in, values out and back; no connection, no clock. Everything wrong with a request is a `Fault`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from trimtab.gateway.routes import Entity
+from trimtab.gateway.stream import Content, Relay, Usage, flat
+
+T = TypeVar("T")
+encode = msgspec.json.Encoder().encode
+_MLFLOW_CODES = {
+    400: "BAD_REQUEST",
+    404: "ENDPOINT_NOT_FOUND",
+    502: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+Operation = Literal["chat/completions", "embeddings"]
+"""What an engine is asked to do: the end of its path."""
+
+
+class Fault(Exception):
+    """A request that gets an error instead of an answer. `code` is stable, `param` names the field at fault."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+
+    def body(self, path: str) -> bytes:
+        """The error in the envelope that clients of this path expect: MLflow's or OpenAI's."""
+        if path.endswith("/invocations"):
+            return encode({"error_code": _MLFLOW_CODES.get(self.status, "BAD_REQUEST"), "message": self.message})
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
+        return encode({"error": error})
+
+
+# What is asked
+
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
+class Named(msgspec.Struct, kw_only=True):
+    """Whom a question is for and from, in every API."""
+
+    model: str | None = None
+    client_request_id: str | int | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+
+
+class Sampling(Named, kw_only=True):
+    """The decoding parameters a client may set for itself, in OpenAI's bounds."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    max_tokens: Positive | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | list[str] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, float] | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """The parameters that were given."""
+        values = ((name, getattr(self, name)) for name in SAMPLING)
+        return {name: value for name, value in values if value is not None}
+
+
+SAMPLING = tuple(name for name in Sampling.__struct_fields__ if name not in Named.__struct_fields__)
+
+
+class StreamOptions(msgspec.Struct):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+# What engines answer
+
+
+class _Reply(msgspec.Struct):
+    content: Content = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Reply
+
+
+class Completion(msgspec.Struct):
+    """An engine's plain answer; `raw` is the body it came in."""
+
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    usage: Usage = msgspec.field(default_factory=Usage)
+    raw: bytes = b""
+
+    def text(self) -> str:
+        """The first choice's text."""
+        return flat(self.choices[0].message.content)
+
+
+class _Embedded(msgspec.Struct):
+    data: Annotated[list[Any], msgspec.Meta(min_length=1)]
+    usage: Usage = msgspec.field(default_factory=Usage)
+
+
+Render = Callable[[list[Completion], str, Entity], bytes]
+"""The body of a plain answer, from the engine's answers, the request id and the version."""
+Tell = Callable[[str, Entity], Relay]
+"""The relay of a streamed answer, from the request id and the version."""
+
+
+def as_it_comes(request_id: str, entity: Entity) -> Relay:
+    """The engine's own events, less the usage that only the gateway asked for."""
+    return Relay()
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request in one shape: conversations to continue (one, or one for each row of a batch) and how to reply.
+
+    `sampling` is the client's to choose. `fields` goes to the engine too, but the version's own value of one stands:
+    see `check`. Messages are values or the JSON they came in.
+    """
+
+    conversations: list[list[Any]]
+    sampling: dict[str, Any]
+    render: Render
+    named: Named
+    input: str | None = None
+    """The last thing the user said; None for a batch, whose rows are no single input."""
+    stream: bool = False
+    tell: Tell = as_it_comes
+    """How a stream of events is told; it is one when `stream` is set."""
+    fields: dict[str, Any] | None = None
+    operation: Operation = "chat/completions"
+
+    @property
+    def model(self) -> str | None:
+        """The model that was asked for."""
+        return self.named.model
+
+    @property
+    def client_request_id(self) -> str | None:
+        """The client's own id of this request."""
+        return None if self.named.client_request_id is None else str(self.named.client_request_id)
+
+    @property
+    def user(self) -> str | None:
+        """Who the client says is asking."""
+        return self.named.user or self.named.safety_identifier
+
+    def input_text(self) -> str | None:
+        """The last thing the user said; None for a batch."""
+        return self.input
+
+    def output_text(self, answers: list[Completion]) -> str | None:
+        """The answer's text; None for a batch, and for vectors."""
+        return answers[0].text() if len(answers) == 1 and self.operation == "chat/completions" else None
+
+
+def check(asked: Asked, entity: Entity) -> None:
+    """Raise Fault 400 for a field that is part of the version: its answer format, its adapters."""
+    for name in asked.fields or ():
+        if name in entity.template.params:
+            raise Fault(400, "unsupported_parameter", f"{name} is part of the served version; leave it out", name)
+
+
+def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> bytes:
+    """The body for the engine: the version's template, with the client's messages behind its own."""
+    if asked.operation == "embeddings":
+        return encode(asked.fields)
+    template = entity.template
+    body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
+    body["messages"] = [*template.messages, *conversation]
+    if asked.stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return encode(body)
+
+
+def completion(body: bytes, operation: Operation = "chat/completions") -> Completion:
+    """An engine's plain answer. Raises Fault 502 when it is not one."""
+    try:
+        if operation == "embeddings":
+            usage = _EMBEDDED.decode(body).usage
+            return Completion([], Usage(usage.prompt_tokens), body)
+        answer = _COMPLETION.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        what = "list of embeddings" if operation == "embeddings" else "chat completion"
+        raise Fault(502, "engine_error", f"the engine's answer is not a {what}: {error}") from error
+    answer.raw = body
+    return answer
+
+
+def engine_fault(status: int, body: bytes) -> Fault:
+    """What an engine's error means for the client: its own mistake (400), a busy engine (503) or a broken one (502)."""
+    try:
+        message = str(msgspec.json.decode(body)["error"]["message"])
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+        message = body[:200].decode(errors="replace")
+    if status in (400, 413, 422):
+        return Fault(400, "engine_rejected", f"the engine rejected the request: {message}")
+    # Not 501 to the client too: clients try again after any 5xx, and this will never work. llama.cpp says 501 of
+    # embeddings, and 500 of images.
+    if status == 501 or (status == 500 and " is not supported" in message):
+        return Fault(400, "not_supported", f"the served version cannot do this: {message}")
+    if status in (429, 503):
+        return Fault(503, "engine_busy", f"the engine cannot take the request now: {message}")
+    return Fault(502, "engine_error", f"the engine answered with status {status}: {message}")
+
+
+# Reading bodies
+
+_COMPLETION = msgspec.json.Decoder(Completion)
+_EMBEDDED = msgspec.json.Decoder(_Embedded)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A body as a value. Raises Fault 400, with the place of the mistake."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        where = re.search(r"`\$\.?(\S*)`$", str(error))
+        raise Fault(400, "invalid_body", str(error), where.group(1) if where else None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Fault(400, "invalid_json", f"the body is not JSON: {error}") from error
+
+
+def given(body: bytes, known: frozenset[str]) -> dict[str, msgspec.Raw]:
+    """The fields of a body as they came, without those that are null. Raises Fault 400 for one that is not `known`:
+    dropping it would be a lie, and passing it on would let a client reach into the engine."""
+    fields = read(body, _FIELDS)
+    if b"null" in body:
+        fields = {name: value for name, value in fields.items() if bytes(value) != b"null"}
+    if not fields.keys() <= known:
+        name = min(fields.keys() - known)
+        raise Fault(400, "unknown_parameter", f"unknown parameter {name!r}; leave it out", name)
+    return fields
