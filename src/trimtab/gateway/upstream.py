@@ -1,4 +1,4 @@
-"""HTTP to engines: kept-alive connections, one request at a time on each, with back-pressure.
+"""HTTP to engines and providers: a connection, one request at a time on it, with back-pressure.
 
 The boundary: bytes of a request in, bytes of a response out; what they mean is not known here. Everything that can go
 wrong with an engine's connection is `EngineGone`.
@@ -7,25 +7,60 @@ wrong with an engine's connection is `EngineGone`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import cast
 
 import httptools
+
+from trimtab.gateway.routes import Entity
 
 PAUSE_AT = 256 * 1024
 """Bytes of an answer that may wait for a slow client before the engine is told to wait too."""
 
 
+UNLIMITED = 600.0
+"""Seconds to a first byte from which on the request's own deadline is the only limit."""
+_RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*([^\r\n]*)", re.IGNORECASE)
+
+
 class EngineGone(Exception):
-    """The engine refused the connection, cut it, or spoke something that is not HTTP."""
+    """The engine refused the connection, cut it, kept silent, or spoke something that is not HTTP.
+
+    `stale`: it was a kept connection that the engine had closed meanwhile, which says nothing about the engine.
+    """
+
+    def __init__(self, message: str, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
+
+
+def request(entity: Entity, path: str, body: bytes, deadline: float) -> bytes:
+    """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers."""
+    key = b""
+    if entity.api_key:
+        bearer = "Bearer " if entity.key_header == "authorization" else ""
+        key = f"{entity.key_header}: {bearer}{entity.api_key}\r\n".encode()
+    if entity.name:
+        key += b"x-trimtab-deadline-ms: %d\r\n" % max(1, deadline * 1000)
+    return (b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b") % (
+        (entity.path + path.removeprefix("/v1") + entity.query).encode(),
+        entity.address.removesuffix(":443").encode() if entity.tls else entity.address.encode(),
+        key,
+        len(body),
+        body,
+    )
 
 
 class EngineConnection(asyncio.Protocol):
     """One connection to one engine."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, entity: Entity) -> None:
+        self.address = entity.address
+        self.entity = entity
+        self.since = 0.0  # when its place at the upstream was taken
+        self.kept = False  # it has served an earlier request
         self.reusable = False  # the last response came whole and the engine keeps the connection open
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
@@ -33,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         self._held = 0
         self._paused = self._lost = self._busy = self._complete = False
         self._status = 0
+        self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
@@ -44,6 +80,8 @@ class EngineConnection(asyncio.Protocol):
         try:
             if not self._busy:
                 raise httptools.HttpParserError("bytes outside a response")
+            if not self._status:
+                self._head += data
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._lost, self.reusable = True, False
@@ -85,13 +123,23 @@ class EngineConnection(asyncio.Protocol):
             self._transport.resume_reading()
         self._chunks.clear()
         self._busy, self._complete, self.reusable, self._status, self._held = True, False, False, 0, 0
+        self._head = b""
         self._transport.write(request)
 
-    async def status(self) -> int:
-        """The response's status, when its headers are there."""
-        while not self._status and not self._complete:
-            await self._more()
+    async def status(self, seconds: float = UNLIMITED) -> int:
+        """The response's status, when its headers are there; they may take so long."""
+        try:
+            async with asyncio.timeout(seconds) if seconds < UNLIMITED else nullcontext():
+                while self._status < 200:
+                    await self._more()
+        except TimeoutError as error:
+            raise EngineGone(f"{self.entity.upstream} did not begin to answer within {seconds:g} s") from error
         return self._status
+
+    def retry_after(self) -> str | None:
+        """The response's Retry-After."""
+        found = _RETRY_AFTER.search(self._head.partition(b"\r\n\r\n")[0])
+        return found.group(1).decode("latin-1") if found else None
 
     async def chunk(self) -> bytes:
         """The next piece of the body: all that has come; b"" at the end."""
@@ -122,7 +170,8 @@ class EngineConnection(asyncio.Protocol):
 
     async def _more(self) -> None:
         if self._lost:
-            raise EngineGone(f"the engine at {self.address} cut the connection")
+            stale = self.kept and not self._status
+            raise EngineGone(f"the engine at {self.address} cut the connection", stale)
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -132,39 +181,3 @@ class EngineConnection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class Pool:
-    """Idle connections by engine address."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, list[EngineConnection]] = {}
-        self._wanted: set[str] = set()
-
-    async def acquire(self, address: str, fresh: bool = False) -> EngineConnection:
-        """A connection to an engine, a new one if `fresh`. Raises EngineGone when there is none to be had."""
-        idle = self._idle.get(address, [])
-        while idle and not fresh:
-            connection = idle.pop()
-            if connection.open:
-                return connection
-        host, _, port = address.rpartition(":")
-        try:
-            loop = asyncio.get_running_loop()
-            return (await loop.create_connection(lambda: EngineConnection(address), host, int(port)))[1]
-        except OSError as error:
-            raise EngineGone(f"the engine at {address} does not answer: {error.strerror or error}") from error
-
-    def release(self, connection: EngineConnection) -> None:
-        """Give a connection back. It is cut when its response did not come whole or its engine is no longer routed."""
-        if connection.reusable and connection.open and connection.address in self._wanted:
-            self._idle.setdefault(connection.address, []).append(connection)
-        else:
-            connection.close()
-
-    def keep(self, addresses: Iterable[str]) -> None:
-        """Keep idle connections to these engines only."""
-        self._wanted = set(addresses)
-        for address in self._idle.keys() - self._wanted:
-            for connection in self._idle.pop(address):
-                connection.close()

@@ -1,0 +1,172 @@
+"""How often and where a request is tried: again at the same upstream with growing pauses, then at the fallbacks.
+
+The boundary: decides from how an attempt ended whether another one may help; what an attempt does is the caller's.
+Nothing is tried again once the client was told anything. A status says what it says in RFC 9110; which ones are worth
+another attempt is in `providers.retry_after`. The request's deadline is the caller's timeout around all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from trimtab.gateway.pool import Pool
+from trimtab.gateway.routes import Endpoint, Entity, Route
+from trimtab.gateway.shapes import Fault
+from trimtab.gateway.turnstile import Full, Turnstile
+from trimtab.gateway.upstream import EngineGone
+from trimtab.providers.retry_after import RETRYABLE
+from trimtab.store.journal import Attempt
+
+Way = tuple[Entity, Route]
+
+
+@dataclass(slots=True)
+class Trial:
+    """One request on its way to an answer."""
+
+    attempt: Callable[[Entity, Route, bool], Awaitable[None]]
+    """One attempt; the flag asks for a new connection. Raises EngineGone, Full or Fault."""
+    moved: Callable[[], Way | None]
+    """Where the version is served now, if that is elsewhere than before."""
+    told: Callable[[], bool]
+    """Whether the client was told anything yet."""
+    pool: Pool
+    endpoint: Endpoint
+    until: float
+    """The deadline, by the event loop's clock."""
+    tried: list[Attempt] = field(default_factory=list)
+    """Attempts so far; complete when one of them failed."""
+
+
+async def answer(trial: Trial, first: Way, fallbacks: list[Entity]) -> None:
+    """Try until one attempt succeeds. Raises the last Fault, which holds every attempt; or EngineGone in mid-answer."""
+    ways: list[Way] = [first, *((entity, "fallback") for entity in fallbacks)]
+    for number, way in enumerate(ways, start=1):
+        try:
+            await _at(trial, way, last=number == len(ways))
+            return
+        except Fault as fault:
+            fault.attempts = tuple(trial.tried)
+            if trial.told() or number == len(ways) or _is_the_clients(fault):
+                raise
+
+
+async def _at(trial: Trial, way: Way, last: bool) -> None:
+    """Every attempt at one upstream. `last`: no other is left, so that a short rest is waited for."""
+    loop, endpoint, number, fresh = asyncio.get_running_loop(), trial.endpoint, 0, False
+    while True:
+        turnstile, begun = trial.pool.turnstile(way[0]), loop.time()
+        if rest := turnstile.shut(begun):
+            if not last or rest > endpoint.max_wait or begun + rest >= trial.until:
+                raise _shut(trial, way[0], rest)
+            await asyncio.sleep(rest)
+            continue
+        number += 1
+        try:
+            await trial.attempt(*way, fresh)
+        except asyncio.CancelledError:
+            _gave_up(trial, way[0], turnstile, begun)
+            raise
+        except EngineGone as gone:
+            if gone.stale and not trial.told():
+                turnstile.gave_up()
+                number, fresh = number - 1, True
+                continue
+            turnstile.failed(loop.time(), endpoint.breaker_failures, endpoint.breaker_seconds)
+            fault = _noted(trial, way[0], Fault(502, "engine_unavailable", str(gone)), begun)
+            if trial.told():
+                raise
+            fresh = True
+            elsewhere = trial.moved()
+            if elsewhere is not None:
+                way = elsewhere
+                continue
+        except Full as full:
+            turnstile.gave_up()
+            fault = Fault(429, "too_many_requests", f"{way[0].upstream} is busy, and {full}; try again later")
+            fault.retry_after = full.retry_after
+            raise _noted(trial, way[0], fault, begun) from full
+        except Fault as raised:
+            if raised.status != 502 and raised.upstream_status is None:  # our own, e.g. a journal that takes nothing
+                turnstile.succeeded()
+                raise
+            fault = _noted(trial, way[0], raised, begun)
+            _judge(trial, turnstile, fault, loop.time())
+        except BaseException:
+            turnstile.gave_up()
+            raise
+        else:
+            turnstile.succeeded()
+            if trial.tried:
+                trial.tried.append(Attempt(way[0].upstream, 200, "ok", _ms(begun)))
+            return
+        pause = _pause(trial, fault, number, last)
+        if pause is None:
+            raise fault
+        await asyncio.sleep(pause)
+        way = trial.moved() or way
+
+
+def _judge(trial: Trial, turnstile: Turnstile, fault: Fault, now: float) -> None:
+    """What a fault says about the upstream: broken, busy, or merely of another opinion."""
+    status, endpoint = fault.upstream_status, trial.endpoint
+    if status is None or status >= 500:
+        turnstile.failed(now, endpoint.breaker_failures, endpoint.breaker_seconds)
+    elif status == 429:
+        turnstile.gave_up()
+    else:
+        turnstile.succeeded()
+    if fault.retry_after and status in (429, 503):
+        turnstile.rest(now + fault.retry_after)
+
+
+def _pause(trial: Trial, fault: Fault, number: int, last: bool) -> float | None:
+    """Seconds until the next attempt at the same upstream; None: there is none."""
+    endpoint, status = trial.endpoint, fault.upstream_status
+    if trial.told() or number >= endpoint.attempts or (status is not None and status not in RETRYABLE):
+        return None
+    if fault.retry_after is not None and not last:
+        return None  # a fallback answers sooner
+    longest = endpoint.backoff * 2 ** (number - 1)
+    pause = max(fault.retry_after or 0.0, longest * random.uniform(0.5, 1.0))  # noqa: S311 (spread, not a secret)
+    enough = fault.retry_after is None or fault.retry_after <= endpoint.max_wait
+    return pause if enough and asyncio.get_running_loop().time() + pause < trial.until else None
+
+
+def _is_the_clients(fault: Fault) -> bool:
+    """Whether another upstream would say the same: the request itself is at fault."""
+    return fault.status == 400
+
+
+def _noted(trial: Trial, entity: Entity, fault: Fault, begun: float) -> Fault:
+    """Put an attempt on the list. A provider may repeat the key it was asked with: nobody else is shown it."""
+    if entity.api_key:
+        fault.message = fault.message.replace(entity.api_key, "[key]")
+    trial.tried.append(Attempt(entity.upstream, fault.upstream_status, fault.message, _ms(begun)))
+    fault.attempts = tuple(trial.tried)
+    return fault
+
+
+def _shut(trial: Trial, entity: Entity, rest: float) -> Fault:
+    message = f"{entity.upstream} is not asked for another {rest:.1f} s: it failed too often or asked to be left alone"
+    fault = Fault(503, "upstream_resting", message)
+    fault.retry_after = rest
+    trial.tried.append(Attempt(entity.upstream, None, message, 0))
+    return fault
+
+
+def _gave_up(trial: Trial, entity: Entity, turnstile: Turnstile, begun: float) -> None:
+    """The request was cut: by the deadline, which speaks against the upstream, or by the client."""
+    now, endpoint = asyncio.get_running_loop().time(), trial.endpoint
+    if now < trial.until or trial.told():
+        turnstile.gave_up()
+        return
+    turnstile.failed(now, endpoint.breaker_failures, endpoint.breaker_seconds)
+    trial.tried.append(Attempt(entity.upstream, None, "no complete answer before the deadline", _ms(begun)))
+
+
+def _ms(begun: float) -> int:
+    return round((asyncio.get_running_loop().time() - begun) * 1000)
