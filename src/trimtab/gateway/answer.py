@@ -81,7 +81,9 @@ class Row:
     """What a streamed answer was so far."""
     closed: bool = False
     tried: list[Attempt] = field(default_factory=list)
-    """Attempts, when the first one did not succeed."""
+    """Attempts that failed."""
+    attempted: float = 0.0
+    """When the last attempt began."""
     shadow_of: str | None = None
 
 
@@ -124,7 +126,7 @@ async def _attempts(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row,
     """Ask, again and elsewhere where that may help; afterwards the request may be copied to another version."""
 
     async def once(entity: Entity, route: Route, fresh: bool) -> None:
-        row.entity, row.route = entity, route
+        row.entity, row.route, row.attempted = entity, route, time.perf_counter()
         await attempt(gateway, row, fresh)
 
     def told() -> bool:
@@ -372,6 +374,8 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
     row.closed = True
     now, begun = time.perf_counter(), row.exchange.at
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
+    if row.tried and outcome == "ok":
+        row.tried.append(Attempt(row.entity.upstream, 200, "ok", round((now - row.attempted) * 1000)))
     as_opened = msgspec.structs.asdict(row.opened)
     frame = Closed(
         **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},

@@ -38,7 +38,7 @@ class Trial:
     until: float
     """The deadline, by the event loop's clock."""
     tried: list[Attempt] = field(default_factory=list)
-    """Attempts so far; complete when one of them failed."""
+    """Attempts that failed so far."""
 
 
 async def answer(trial: Trial, first: Way, fallbacks: list[Entity]) -> None:
@@ -100,8 +100,6 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
             raise
         else:
             turnstile.succeeded()
-            if trial.tried:
-                trial.tried.append(Attempt(way[0].upstream, 200, "ok", _ms(begun)))
             return
         pause = _pause(trial, fault, number, last)
         if pause is None:
