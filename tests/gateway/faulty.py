@@ -1,4 +1,4 @@
-"""A server of chat completions that does as it is told: answers, refuses, hangs, resets, cuts a stream; with TLS too."""
+"""A server of chat completions that does as it is told: answers, refuses, hangs, resets, cuts a stream; TLS too."""
 
 from __future__ import annotations
 
