@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,15 +52,19 @@ async def played(places: int, queue: int, steps: list[tuple[str, int]]) -> None:
     assert turnstile.empty
 
 
-def test_a_place_that_comes_at_the_moment_of_giving_up_goes_to_the_next() -> None:
+@pytest.mark.parametrize("gives_up_first", [True, False])
+def test_a_place_that_comes_at_the_moment_of_giving_up_goes_to_the_next(gives_up_first: bool) -> None:
     async def play() -> None:
         turnstile = Turnstile(1, 2)
         await turnstile.enter()
         first, second = asyncio.create_task(turnstile.enter()), asyncio.create_task(turnstile.enter())
         await asyncio.sleep(0)
-        turnstile.leave(0.1)
-        first.cancel()
+        acts = [first.cancel, lambda: turnstile.leave(0.1)]
+        for act in acts if gives_up_first else reversed(acts):
+            act()
         await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
         turnstile.leave(0.1)
         assert turnstile.empty
 

@@ -41,15 +41,18 @@ class Trial:
     """Attempts that failed so far."""
 
 
-async def answer(trial: Trial, first: Way, fallbacks: list[Entity]) -> None:
+def answer(trial: Trial, first: Way, fallbacks: list[Entity]) -> Awaitable[None]:
     """Try until one attempt succeeds. Raises the last Fault, which holds every attempt; or EngineGone in mid-answer."""
+    return _through(trial, first, fallbacks) if fallbacks else _at(trial, first, last=True)
+
+
+async def _through(trial: Trial, first: Way, fallbacks: list[Entity]) -> None:
     ways: list[Way] = [first, *((entity, "fallback") for entity in fallbacks)]
     for number, way in enumerate(ways, start=1):
         try:
             await _at(trial, way, last=number == len(ways))
             return
         except Fault as fault:
-            fault.attempts = tuple(trial.tried)
             if trial.told() or number == len(ways) or _is_the_clients(fault):
                 raise
 
@@ -153,6 +156,7 @@ def _shut(trial: Trial, entity: Entity, rest: float) -> Fault:
     fault = Fault(503, "upstream_resting", message)
     fault.retry_after = rest
     trial.tried.append(Attempt(entity.upstream, None, message, 0))
+    fault.attempts = tuple(trial.tried)
     return fault
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from functools import cache
 
 from trimtab.gateway.routes import Entity, Snapshot
@@ -20,16 +21,15 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[str, list[EngineConnection]] = {}
-        self._turnstiles: dict[tuple[str, str], Turnstile] = {}
+        self._turnstiles: dict[str, Turnstile] = {}
         self._wanted: set[str] = set()
         self._limits = (256, 256)
 
     def turnstile(self, entity: Entity) -> Turnstile:
         """The places, queue and breaker of an upstream."""
-        key = (entity.address, entity.upstream)
-        found = self._turnstiles.get(key)
+        found = self._turnstiles.get(_key(entity))
         if found is None:
-            found = self._turnstiles[key] = Turnstile(*self._limits)
+            found = self._turnstiles[_key(entity)] = Turnstile(*self._limits)
         return found
 
     async def acquire(self, entity: Entity, fresh: bool = False) -> EngineConnection:
@@ -37,20 +37,22 @@ class Pool:
 
         Raises EngineGone when there is none to be had, Full when too many wait for a place.
         """
-        turnstile, loop = self.turnstile(entity), asyncio.get_running_loop()
-        await turnstile.enter()
-        since = loop.time()
+        turnstile = self.turnstile(entity)
+        if not turnstile.free():
+            await turnstile.enter()
+        since = time.perf_counter()
         try:
             connection = self._kept(entity.address, fresh) or await _connected(entity)
         except BaseException:
-            turnstile.leave(loop.time() - since)
+            turnstile.leave(time.perf_counter() - since)
             raise
-        connection.entity, connection.since = entity, since
+        connection.entity, connection.turnstile, connection.since = entity, turnstile, since
         return connection
 
     def release(self, connection: EngineConnection) -> None:
         """Give a connection back. It is cut when its response did not come whole or its engine is no longer routed."""
-        self.turnstile(connection.entity).leave(asyncio.get_running_loop().time() - connection.since)
+        if connection.turnstile is not None:
+            connection.turnstile.leave(time.perf_counter() - connection.since)
         if connection.reusable and connection.open and connection.address in self._wanted:
             connection.kept = True
             self._idle.setdefault(connection.address, []).append(connection)
@@ -67,7 +69,7 @@ class Pool:
         self._limits = (snapshot.endpoint.concurrency, snapshot.endpoint.queue)
         for turnstile in self._turnstiles.values():
             turnstile.resize(*self._limits)
-        gone = self._turnstiles.keys() - {(entity.address, entity.upstream) for entity in entities}
+        gone = self._turnstiles.keys() - {_key(entity) for entity in entities}
         for key in [key for key in gone if self._turnstiles[key].empty]:
             del self._turnstiles[key]
 
@@ -78,6 +80,11 @@ class Pool:
             if connection.open:
                 return connection
         return None
+
+
+def _key(entity: Entity) -> str:
+    """Two models of one provider are two upstreams: their limits are their own."""
+    return f"{entity.name}@{entity.address}"
 
 
 async def _connected(entity: Entity) -> EngineConnection:

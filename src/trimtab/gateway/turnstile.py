@@ -46,10 +46,16 @@ class Turnstile:
         """Whether nobody is in and nobody waits."""
         return not self._taken and not self._waiting
 
-    async def enter(self) -> None:
-        """Take a place, in the order of arrival. Raises Full at once when the queue is as long as it may be."""
+    def free(self) -> bool:
+        """Take a place if one is free and nobody waits for it: the same as `enter`, for the common case."""
         if self._taken < self._places and not self._waiting:
             self._taken += 1
+            return True
+        return False
+
+    async def enter(self) -> None:
+        """Take a place, in the order of arrival. Raises Full at once when the queue is as long as it may be."""
+        if self.free():
             return
         if len(self._waiting) >= self._queue:
             raise Full(self._expected(len(self._waiting) + 1))
@@ -58,9 +64,9 @@ class Turnstile:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self._pass_on()  # the place came at the moment the request was given up
-            else:
+            elif turn in self._waiting:
                 self._waiting.remove(turn)
             raise
 
@@ -70,6 +76,9 @@ class Turnstile:
         self._pass_on()
 
     def _pass_on(self) -> None:
+        if not self._waiting:
+            self._taken -= 1
+            return
         while self._waiting and self._taken <= self._places:
             turn = self._waiting.popleft()
             if not turn.done():

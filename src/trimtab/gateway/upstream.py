@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from contextlib import nullcontext
+from functools import lru_cache
 from typing import cast
 
 import httptools
 
 from trimtab.gateway.routes import Entity
+from trimtab.gateway.turnstile import Turnstile
 
 PAUSE_AT = 256 * 1024
 """Bytes of an answer that may wait for a slow client before the engine is told to wait too."""
@@ -38,19 +39,20 @@ class EngineGone(Exception):
 
 def request(entity: Entity, path: str, body: bytes, deadline: float) -> bytes:
     """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers."""
-    key = b""
-    if entity.api_key:
-        bearer = "Bearer " if entity.key_header == "authorization" else ""
-        key = f"{entity.key_header}: {bearer}{entity.api_key}\r\n".encode()
+    where = f"{entity.path}{path.removeprefix('/v1')}{entity.query}"
+    head = _head(where, entity.address, entity.tls, entity.key_header, entity.api_key)
     if entity.name:
-        key += b"x-trimtab-deadline-ms: %d\r\n" % max(1, deadline * 1000)
-    return (b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b") % (
-        (entity.path + path.removeprefix("/v1") + entity.query).encode(),
-        entity.address.removesuffix(":443").encode() if entity.tls else entity.address.encode(),
-        key,
-        len(body),
-        body,
-    )
+        head = b"%bx-trimtab-deadline-ms: %d\r\n" % (head, max(1, deadline * 1000))
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+@lru_cache(maxsize=64)
+def _head(path: str, address: str, tls: bool, key_header: str, api_key: str) -> bytes:
+    """What is the same in every request to an upstream."""
+    host = address.removesuffix(":443") if tls else address
+    bearer = "Bearer " if key_header == "authorization" else ""
+    key = f"{key_header}: {bearer}{api_key}\r\n" if api_key else ""
+    return f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n{key}".encode()
 
 
 class EngineConnection(asyncio.Protocol):
@@ -59,7 +61,8 @@ class EngineConnection(asyncio.Protocol):
     def __init__(self, entity: Entity) -> None:
         self.address = entity.address
         self.entity = entity
-        self.since = 0.0  # when its place at the upstream was taken
+        self.turnstile: Turnstile | None = None  # where it holds a place
+        self.since = 0.0  # since when
         self.kept = False  # it has served an earlier request
         self.reusable = False  # the last response came whole and the engine keeps the connection open
         self._transport: asyncio.Transport
@@ -128,12 +131,14 @@ class EngineConnection(asyncio.Protocol):
 
     async def status(self, seconds: float = UNLIMITED) -> int:
         """The response's status, when its headers are there; they may take so long."""
-        try:
-            async with asyncio.timeout(seconds) if seconds < UNLIMITED else nullcontext():
-                while self._status < 200:
-                    await self._more()
-        except TimeoutError as error:
-            raise EngineGone(f"{self.entity.upstream} did not begin to answer within {seconds:g} s") from error
+        if seconds < UNLIMITED:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self.status()
+            except TimeoutError as error:
+                raise EngineGone(f"{self.entity.upstream} did not begin to answer within {seconds:g} s") from error
+        while self._status < 200:
+            await self._more()
         return self._status
 
     def retry_after(self) -> str | None:
