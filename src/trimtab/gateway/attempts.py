@@ -22,6 +22,9 @@ from trimtab.store.journal import Attempt
 
 Way = tuple[Entity, Route]
 
+CLOCK_SECONDS = 0.01
+"""How far from the deadline its timer may go off: the event loop's clock counts whole milliseconds."""
+
 
 @dataclass(slots=True)
 class Trial:
@@ -163,7 +166,7 @@ def _shut(trial: Trial, entity: Entity, rest: float) -> Fault:
 def _gave_up(trial: Trial, entity: Entity, turnstile: Turnstile, begun: float) -> None:
     """The request was cut: by the deadline, which speaks against the upstream, or by the client."""
     now, endpoint = asyncio.get_running_loop().time(), trial.endpoint
-    if now < trial.until or trial.told():
+    if now < trial.until - CLOCK_SECONDS or trial.told():
         turnstile.gave_up()
         return
     turnstile.failed(now, endpoint.breaker_failures, endpoint.breaker_seconds)
