@@ -224,7 +224,10 @@ async def _send(connection: EngineConnection, row: Row, request: bytes) -> None:
     connection.send(upstream.request(row.entity, "/v1/chat/completions", request, left))
     status = await connection.status(row.entity.first_byte_seconds)
     if status != 200:
-        fault = shapes.engine_fault(status, await connection.body())
+        said = await connection.body()
+        if key := row.entity.api_key.encode():
+            said = said.replace(key, b"[key]")  # before it is shortened
+        fault = shapes.engine_fault(status, said)
         fault.retry_after = retry_after.seconds_of(connection.retry_after())
         raise fault
 

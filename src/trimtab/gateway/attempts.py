@@ -62,47 +62,31 @@ async def _through(trial: Trial, first: Way, fallbacks: list[Entity]) -> None:
 
 async def _at(trial: Trial, way: Way, last: bool) -> None:
     """Every attempt at one upstream. `last`: no other is left, so that a short rest is waited for."""
-    loop, endpoint, number, fresh = asyncio.get_running_loop(), trial.endpoint, 0, False
+    loop, number, fresh = asyncio.get_running_loop(), 0, False
     while True:
         turnstile, begun = trial.pool.turnstile(way[0]), loop.time()
         if rest := turnstile.shut(begun):
-            if not last or rest > endpoint.max_wait or begun + rest >= trial.until:
+            if not last or rest > trial.endpoint.max_wait or begun + rest >= trial.until:
                 raise _shut(trial, way[0], rest)
             await asyncio.sleep(rest)
             continue
         number += 1
         try:
             await trial.attempt(*way, fresh)
-        except asyncio.CancelledError:
-            _gave_up(trial, way[0], turnstile, begun)
-            raise
         except EngineGone as gone:
+            fresh = True
             if gone.stale and not trial.told():
                 turnstile.gave_up()
-                number, fresh = number - 1, True
+                number -= 1
                 continue
-            turnstile.failed(loop.time(), endpoint.breaker_failures, endpoint.breaker_seconds)
-            fault = _noted(trial, way[0], Fault(502, "engine_unavailable", str(gone)), begun)
-            if trial.told():
-                raise
-            fresh = True
-            elsewhere = trial.moved()
-            if elsewhere is not None:
+            fault = _gone(trial, way[0], turnstile, gone, begun)
+            if elsewhere := trial.moved():
                 way = elsewhere
                 continue
-        except Full as full:
-            turnstile.gave_up()
-            fault = Fault(429, "too_many_requests", f"{way[0].upstream} is busy, and {full}; try again later")
-            fault.retry_after = full.retry_after
-            raise _noted(trial, way[0], fault, begun) from full
-        except Fault as raised:
-            if raised.status != 502 and raised.upstream_status is None:  # our own, e.g. a journal that takes nothing
-                turnstile.succeeded()
-                raise
-            fault = _noted(trial, way[0], raised, begun)
-            _judge(trial, turnstile, fault, loop.time())
+        except (Full, Fault) as error:
+            fault = _refused(trial, way[0], turnstile, error, begun)
         except BaseException:
-            turnstile.gave_up()
+            _gave_up(trial, way[0], turnstile, begun)
             raise
         else:
             turnstile.succeeded()
@@ -112,6 +96,29 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
             raise fault
         await asyncio.sleep(pause)
         way = trial.moved() or way
+
+
+def _gone(trial: Trial, entity: Entity, turnstile: Turnstile, gone: EngineGone, begun: float) -> Fault:
+    """An upstream that did not answer, as a fault. Raises EngineGone when the client has heard the beginning."""
+    turnstile.failed(_now(), trial.endpoint.breaker_failures, trial.endpoint.breaker_seconds)
+    fault = _noted(trial, entity, Fault(502, "engine_unavailable", str(gone)), begun)
+    if trial.told():
+        raise gone
+    return fault
+
+
+def _refused(trial: Trial, entity: Entity, turnstile: Turnstile, error: Full | Fault, begun: float) -> Fault:
+    """An upstream that said no, or was not asked because of its queue. Raises a Fault that is not the upstream's."""
+    if isinstance(error, Full):
+        turnstile.gave_up()
+        fault = Fault(429, "too_many_requests", f"{entity.upstream} is busy, and {error}; try again later")
+        fault.retry_after = error.retry_after
+        raise _noted(trial, entity, fault, begun) from error
+    if error.status != 502 and error.upstream_status is None:  # our own, e.g. a journal that takes nothing
+        turnstile.succeeded()
+        raise error
+    _judge(trial, turnstile, error, _now())
+    return _noted(trial, entity, error, begun)
 
 
 def _judge(trial: Trial, turnstile: Turnstile, fault: Fault, now: float) -> None:
@@ -137,7 +144,7 @@ def _pause(trial: Trial, fault: Fault, number: int, last: bool) -> float | None:
     longest = endpoint.backoff * 2 ** (number - 1)
     pause = max(fault.retry_after or 0.0, longest * random.uniform(0.5, 1.0))  # noqa: S311 (spread, not a secret)
     enough = fault.retry_after is None or fault.retry_after <= endpoint.max_wait
-    return pause if enough and asyncio.get_running_loop().time() + pause < trial.until else None
+    return pause if enough and _now() + pause < trial.until else None
 
 
 def _is_the_clients(fault: Fault) -> bool:
@@ -165,7 +172,7 @@ def _shut(trial: Trial, entity: Entity, rest: float) -> Fault:
 
 def _gave_up(trial: Trial, entity: Entity, turnstile: Turnstile, begun: float) -> None:
     """The request was cut: by the deadline, which speaks against the upstream, or by the client."""
-    now, endpoint = asyncio.get_running_loop().time(), trial.endpoint
+    now, endpoint = _now(), trial.endpoint
     if now < trial.until - CLOCK_SECONDS or trial.told():
         turnstile.gave_up()
         return
@@ -173,5 +180,9 @@ def _gave_up(trial: Trial, entity: Entity, turnstile: Turnstile, begun: float) -
     trial.tried.append(Attempt(entity.upstream, None, "no complete answer before the deadline", _ms(begun)))
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _ms(begun: float) -> int:
-    return round((asyncio.get_running_loop().time() - begun) * 1000)
+    return round((_now() - begun) * 1000)
