@@ -18,7 +18,7 @@ from pathlib import Path
 from trimtab import processes, registry
 from trimtab.errors import EngineError, Fixable, TrimtabError
 from trimtab.project import Loaded
-from trimtab.providers import ask, llama_cpp
+from trimtab.providers import ask, engine, openai
 from trimtab.records.gateway import EngineState, Routes, ServedEntity
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import ModelVersion
@@ -29,6 +29,12 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 RESTART_SECONDS = 1.0
+GOLDEN_SECONDS = 120.0
+"""Longest wait for an engine's answer to its golden prompt."""
+HOSTED_SECONDS = 20.0
+"""The same for a provider's: everything else waits with us, and it is asked again later."""
+AGAIN, HOSTED_AGAIN = 10.0, 60.0
+"""Seconds until a version that did not load is tried again, on an engine of ours and at a provider."""
 DRAIN_SECONDS = 2.0
 """An engine that left the routes stops at the earliest after this, and not while it decodes."""
 
@@ -36,8 +42,7 @@ DRAIN_SECONDS = 2.0
 @dataclass
 class _Engine:
     version: ModelVersion
-    child: processes.Child
-    key: str
+    engine: engine.Engine
     entity: ServedEntity
     unrouted_since: float | None = None
 
@@ -53,6 +58,9 @@ class _Fleet:
     routes: Routes | None = None
     hindered: str = ""
     """Why the last pass could not be made."""
+    fallback: tuple[int, ...] = ()
+    """Versions to ask when the champion does not answer, in order."""
+    shadow: int | None = None
 
 
 def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
@@ -62,7 +70,8 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
         signal.signal(number, lambda *_: stopping.set())
     registry.register_base(settings, loaded)
     control = Control(settings)
-    fleet = _Fleet(settings, loaded, control)
+    fleet = _Fleet(settings, loaded, control, fallback=_fallback(settings, loaded, control))
+    fleet.shadow = _shadow(settings, loaded, control)
     settings.runtime.mkdir(parents=True, exist_ok=True)
     _follow(fleet)
     children: dict[str, processes.Child] = {}
@@ -75,8 +84,8 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
         for name in ("gateway", "control"):
             if name in children:
                 children[name].stop()
-        for engine in fleet.engines.values():
-            _stop(fleet, engine, "stopped")
+        for running in fleet.engines.values():
+            _stop(fleet, running, "stopped")
         settings.routes_file.unlink(missing_ok=True)
     return 0
 
@@ -84,6 +93,23 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
 def urls(settings: Settings) -> tuple[str, str]:
     """The gateway's and the dashboard's addresses."""
     return f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.dashboard_port}"
+
+
+def _fallback(settings: Settings, loaded: Loaded, control: Control) -> tuple[int, ...]:
+    """The versions that `endpoint.fallback` names, registered: whatever answers a caller is a version."""
+    bases = loaded.project.endpoint.fallback
+    found = [registry.register_on(settings, loaded, control, base, "fallback of trimtab.yaml") for base in bases]
+    return tuple(version.version for version in found)
+
+
+def _shadow(settings: Settings, loaded: Loaded, control: Control) -> int | None:
+    """The version that `endpoint.shadow` names. Raises Fixable when it is not registered."""
+    section = loaded.project.endpoint.shadow
+    if section is None:
+        return None
+    if section.base is not None:
+        return registry.register_on(settings, loaded, control, section.base, "shadow of trimtab.yaml").version
+    return registry.get(control, loaded.project.name, section.version or 0).version
 
 
 def _keep(settings: Settings, children: dict[str, processes.Child], open_browser: bool) -> None:
@@ -135,50 +161,71 @@ def _follow(fleet: _Fleet) -> None:
     traffic = fleet.control.traffic(model)
     serving = fleet.routes.champion.version if fleet.routes and fleet.routes.champion else None
     # The version that serves comes first; it is not the champion while that one does not load.
-    for version in dict.fromkeys(filter(None, (serving, champion, challenger))):
+    others = (*fleet.fallback, fleet.shadow)
+    for version in dict.fromkeys(filter(None, (serving, champion, challenger, *others))):
         _ensure(fleet, version)
     share = traffic.percent if traffic and traffic.version == challenger and challenger in fleet.engines else 0.0
     _route(fleet, champion, challenger if share else None, share)
-    _retire(fleet, {version for version in (champion, challenger) if version is not None})
+    _retire(fleet, {version for version in (champion, challenger, *others) if version is not None})
 
 
 def _ensure(fleet: _Fleet, number: int) -> None:
-    engine = fleet.engines.get(number)
-    if engine is not None and engine.child.alive():
+    running = fleet.engines.get(number)
+    if running is not None and running.engine.alive():
+        _renew(fleet, running)
         return
-    if engine is not None:
-        log.warning("the engine of version %s ended with %s", number, engine.child.process.returncode)
-        fleet.engines.pop(number).child.stop()
+    if running is not None:
+        log.warning("the engine of version %s ended", number)
+        fleet.engines.pop(number).engine.stop()
     if time.monotonic() < fleet.broken.get(number, 0.0):
         return
     model = fleet.loaded.project.name
     state = EngineState(model=model, version=number, state="starting", at=utc_now())
     fleet.control.set_engine(state)
     try:
-        engine = _start(fleet, registry.get(fleet.control, model, number))
+        running = _start(fleet, registry.get(fleet.control, model, number))
     except TrimtabError as error:
-        fleet.broken[number] = time.monotonic() + 10 * RESTART_SECONDS
+        hosted = registry.get(fleet.control, model, number).spec.base.format == "hosted"
+        fleet.broken[number] = time.monotonic() + (HOSTED_AGAIN if hosted else AGAIN)
         fleet.control.set_engine(state.model_copy(update={"state": "failed", "error": str(error), "at": utc_now()}))
         log.error("version %s does not serve: %s", number, error)
         return
-    fleet.engines[number] = engine
-    ready = {"state": "ready", "address": engine.entity.address, "pid": engine.child.process.pid, "at": utc_now()}
+    fleet.engines[number] = running
+    child = running.engine.child
+    pid = child.process.pid if child else None
+    ready = {"state": "ready", "address": running.entity.address, "pid": pid, "at": utc_now()}
     fleet.control.set_engine(state.model_copy(update=ready))
 
 
 def _start(fleet: _Fleet, version: ModelVersion) -> _Engine:
     settings, target = fleet.settings, fleet.loaded.project.target.local
-    child, key = llama_cpp.start(settings, version.spec, target, settings.logs / f"engine-{version.version}.log")
-    template, address = llama_cpp.request_template(version.spec), child.ready["address"]
+    log_file = settings.logs / f"engine-{version.version}.log"
+    opened = engine.start(settings, version.spec, log_file, target, fleet.loaded.project.providers)
     try:
-        ask.ask(address, key, template, [_golden(version)], parallel=1)
+        wait = GOLDEN_SECONDS if opened.child else HOSTED_SECONDS
+        ask.ask(opened.upstream, opened.template, [_golden(version)], parallel=1, timeout=wait, tries=1)
     except TrimtabError:
-        child.stop()
+        opened.stop()
         raise
-    entity = ServedEntity(
-        model=version.spec.model, version=version.version, address=address, template=template, api_key=key
-    )
-    return _Engine(version, child, key, entity)
+    names = {"model": version.spec.model, "version": version.version, "template": opened.template}
+    return _Engine(version, opened, ServedEntity(**opened.upstream.model_dump(), **names))
+
+
+def _renew(fleet: _Fleet, running: _Engine) -> None:
+    """Put a provider's newest key or token into the routes. One that cannot be had leaves the last in place."""
+    provider, upstream = running.engine.provider, running.engine.upstream
+    if provider is None:
+        return
+    try:
+        key = openai.key(upstream.name, provider, fleet.settings.root)
+    except TrimtabError as error:
+        if time.monotonic() > fleet.broken.get(running.entity.version, 0.0):
+            log.warning("the last key stays in use: %s", error)
+            fleet.broken[running.entity.version] = time.monotonic() + 60.0
+        return
+    if key != upstream.api_key:
+        running.engine.upstream = upstream.model_copy(update={"api_key": key})
+        running.entity = running.entity.model_copy(update={"api_key": key})
 
 
 def _golden(version: ModelVersion) -> str:
@@ -189,45 +236,49 @@ def _golden(version: ModelVersion) -> str:
 def _route(fleet: _Fleet, champion: int | None, canary: int | None, percent: float) -> None:
     """Write the routes file when it changes. A champion without an engine leaves the one before it in place."""
     before = fleet.routes.champion if fleet.routes else None
-    engine = fleet.engines.get(champion or 0) or fleet.engines.get(before.version if before else 0)
-    entity = engine.entity if engine else before
+    running = fleet.engines.get(champion or 0) or fleet.engines.get(before.version if before else 0)
+    entity = running.entity if running else before
     side = fleet.engines[canary].entity if canary is not None and canary != champion else None
     body = {
         "model": fleet.loaded.project.name,
         "champion": entity,
         "canary": side,
         "canary_percent": percent if side else 0.0,
+        "endpoint": fleet.loaded.project.endpoint,
+        "fallback": tuple(fleet.engines[n].entity for n in fleet.fallback if n in fleet.engines and n != champion),
+        "shadow": fleet.engines[fleet.shadow].entity if fleet.shadow in fleet.engines else None,
     }
-    revision = content_hash(
-        {name: v.model_dump(mode="json") if isinstance(v, ServedEntity) else v for name, v in body.items()}
-    )
+    routes = Routes(revision="", **body)
+    revision = content_hash(routes)
     if fleet.routes is not None and fleet.routes.revision == revision:
         return
-    fleet.routes = Routes(revision=revision, **body)
+    fleet.routes = routes.model_copy(update={"revision": revision})
     _replace(fleet.settings.routes_file, fleet.routes.model_dump_json())
 
 
 def _retire(fleet: _Fleet, wanted: set[int]) -> None:
     routed = {e.version for e in (fleet.routes.champion, fleet.routes.canary) if e} if fleet.routes else set[int]()
-    for number, engine in list(fleet.engines.items()):
+    for number, running in list(fleet.engines.items()):
         if number in wanted | routed:
-            engine.unrouted_since = None
-        elif engine.unrouted_since is None:
-            engine.unrouted_since = time.monotonic()
-        elif time.monotonic() - engine.unrouted_since > DRAIN_SECONDS and not ask.busy(
-            engine.entity.address, engine.key
-        ):
+            running.unrouted_since = None
+        elif running.unrouted_since is None:
+            running.unrouted_since = time.monotonic()
+        elif time.monotonic() - running.unrouted_since > DRAIN_SECONDS and not _busy(running):
             del fleet.engines[number]
-            _stop(fleet, engine, "stopped")
+            _stop(fleet, running, "stopped")
 
 
-def _stop(fleet: _Fleet, engine: _Engine, state: str) -> None:
-    engine.child.stop()
-    told = {"model": engine.entity.model, "version": engine.entity.version, "state": state, "at": utc_now()}
+def _busy(running: _Engine) -> bool:
+    return running.engine.child is not None and ask.busy(running.entity.address, running.entity.api_key)
+
+
+def _stop(fleet: _Fleet, running: _Engine, state: str) -> None:
+    running.engine.stop()
+    told = {"model": running.entity.model, "version": running.entity.version, "state": state, "at": utc_now()}
     try:
         fleet.control.set_engine(EngineState.model_validate(told))
     except Fixable as error:
-        log.error("version %s has %s, unrecorded: %s", engine.entity.version, state, error)
+        log.error("version %s has %s, unrecorded: %s", running.entity.version, state, error)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -24,17 +24,19 @@ class Place:
         log = self.folder / f"engine-{len(self.children)}.log"
         return self._start("trimtab.providers.echo", *args, log=log, env=env)
 
-    def gateway(self, *args: str) -> processes.Child:
+    def gateway(self, *args: str, **env: str) -> processes.Child:
         where = ["--routes", str(self.folder / "routes.json"), "--journal", str(self.journal), "--port", "0"]
-        gateway = self._start("trimtab.gateway", *where, *args, log=self.folder / "gateway.log", env={})
+        gateway = self._start("trimtab.gateway", *where, *args, log=self.folder / "gateway.log", env=env)
         self.url = f"http://{gateway.ready['address']}"
         return gateway
 
-    def route(self, champion: dict[str, Any] | None, canary: dict[str, Any] | None = None, percent: float = 0) -> None:
+    def route(
+        self, champion: dict[str, Any] | None, canary: dict[str, Any] | None = None, percent: float = 0, **more: Any
+    ) -> None:
         """Replace the routes file, as the supervisor does."""
         routes = {"model": "m", "revision": str(time.time_ns()), "champion": champion, "canary": canary}
         new = self.folder / "routes.json.new"
-        new.write_text(json.dumps(routes | {"canary_percent": percent}))
+        new.write_text(json.dumps(routes | {"canary_percent": percent} | more))
         new.replace(self.folder / "routes.json")
 
     @property

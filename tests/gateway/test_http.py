@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 from gateway_place import Place
 
+from trimtab.gateway.routes import Entity, Template
 from trimtab.gateway.upstream import PAUSE_AT, EngineConnection, EngineGone
 
 ASK = b'{"input":"%s"}'
@@ -134,7 +135,7 @@ class Wire:
 
 
 def test_an_engine_waits_for_a_client_that_does_not_read() -> None:
-    wire, connection = Wire(), EngineConnection("h:1")
+    wire, connection = Wire(), EngineConnection(Entity("m", 1, "h:1", Template()))
     connection.connection_made(cast(asyncio.Transport, wire))
     connection.send(b"request")
     connection.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -148,7 +149,7 @@ def test_an_engine_waits_for_a_client_that_does_not_read() -> None:
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc"])
 def test_an_engine_that_speaks_nonsense_or_half_an_answer_is_gone(said: bytes) -> None:
-    connection = EngineConnection("h:1")
+    connection = EngineConnection(Entity("m", 1, "h:1", Template()))
     connection.connection_made(cast(asyncio.Transport, Wire()))
     connection.send(b"request")
     connection.data_received(said)

@@ -16,6 +16,7 @@ from journal_writer import closed, feedback, opened
 from trimtab.errors import Corrupt
 from trimtab.store.journal import (
     ABORTED_STATUS,
+    Attempt,
     Closed,
     FeedbackFrame,
     Frame,
@@ -36,6 +37,10 @@ by_type = {
     int | None: st.none() | whole,
     dict[str, Any]: st.dictionaries(text, st.none() | st.booleans() | whole | text | st.lists(text, max_size=2)),
 }
+
+by_type[tuple[Attempt, ...]] = st.lists(
+    st.builds(Attempt, by_type[str], by_type[int | None], by_type[str], by_type[int]), max_size=3
+).map(tuple)
 
 
 def some(frame_type: type[Frame]) -> st.SearchStrategy[Frame]:

@@ -21,9 +21,10 @@ import uvloop
 
 from trimtab.gateway.answer import Gateway, follow
 from trimtab.gateway.app import answer
+from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import RoutesFile
 from trimtab.gateway.server import Server
-from trimtab.gateway.upstream import Pool
+from trimtab.gateway.shadow import Shadows
 from trimtab.store.journal import Journal
 
 POLL_SECONDS = 0.05
@@ -39,6 +40,7 @@ async def serve(options: argparse.Namespace) -> None:
         Pool(),
         Journal(options.journal),
         options.journal,
+        Shadows(options.journal),
         deadline=options.deadline,
         dashboard=options.dashboard,
     )
@@ -53,6 +55,7 @@ async def serve(options: argparse.Namespace) -> None:
         await server.drain(options.drain)
         following.cancel()
     finally:
+        await gateway.shadows.stop()
         gateway.journal.close()
 
 
@@ -84,7 +87,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free one")
     parser.add_argument("--dashboard", help="URL that / redirects to")
-    parser.add_argument("--deadline", type=float, default=60.0, help="seconds for one answer")
+    parser.add_argument("--deadline", type=float, help="seconds for one answer; default: as the routes file says")
     parser.add_argument("--drain", type=float, default=10.0, help="seconds for answers in progress when stopping")
     options = parser.parse_args()
     gc.set_threshold(50_000, 20, 20)

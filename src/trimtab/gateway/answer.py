@@ -1,7 +1,8 @@
 """Answer one question, from the request understood to the last byte sent.
 
-The chain: choose the version (`routes`), open the row, ask the engine (`upstream`), close the row, reply. It is told
-what was asked (`shapes.Asked`) and never looks at paths. The promises: the row is in the journal before the engine is
+The chain: choose the version (`routes`), open the row, ask the engine (`upstream`) as often as may help (`attempts`),
+close the row, reply, and perhaps copy the request to another version (`shadow`). It is told what was asked
+(`shapes.Asked`) and never looks at paths. The promises: the row is in the journal before the engine is
 asked and complete before the last byte of the answer leaves; one request is one row however it ends; it names the
 version that answered.
 """
@@ -9,29 +10,33 @@ version that answered.
 from __future__ import annotations
 
 import asyncio
+import math
+import secrets
 import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from trimtab.gateway import routes, shapes, stream
-from trimtab.gateway.routes import Entity, Route, RoutesFile
+from trimtab.gateway import attempts, routes, shapes, stream, upstream
+from trimtab.gateway.attempts import Trial, Way
+from trimtab.gateway.pool import Pool
+from trimtab.gateway.routes import Entity, Route, RoutesFile, Snapshot
 from trimtab.gateway.server import Exchange
+from trimtab.gateway.shadow import Shadows
 from trimtab.gateway.shapes import Asked, Completion, Fault
-from trimtab.gateway.upstream import EngineConnection, EngineGone, Pool
-from trimtab.store.journal import Closed, Journal, Opened
+from trimtab.gateway.upstream import EngineConnection, EngineGone
+from trimtab.providers import retry_after
+from trimtab.store.journal import Attempt, Closed, Journal, Opened
 
 FAN_OUT = 8
 """Rows of one batch that are with the engine at once."""
-RETRY_WAIT = 0.1
-"""Seconds before a second attempt at an unchanged address: the supervisor may be replacing the engine just now."""
 CANCELLED_STATUS = 499
 """Status of a row whose client hung up (nginx's number for it: no answer was sent)."""
 
@@ -46,8 +51,9 @@ class Gateway:
     pool: Pool
     journal: Journal
     journal_folder: Path
-    deadline: float = 60.0
-    """Seconds from the request to the last byte of the engine's answer, second attempt included."""
+    shadows: Shadows
+    deadline: float | None = None
+    """Seconds from the request to the last byte of the engine's answer, all attempts included; None: as routed."""
     dashboard: str | None = None
     owed: list[Closed] = field(default_factory=list)
     """Rows whose end the journal did not take: settled before the next row is opened."""
@@ -60,8 +66,13 @@ class Row:
     exchange: Exchange
     asked: Asked
     opened: Opened
+    routed: Snapshot
     entity: Entity
     route: Route
+    deadline: float
+    """Seconds for the answer."""
+    until: float
+    """The same, by the event loop's clock."""
     engine_seconds: float = 0.0
     first_byte: float | None = None
     usage: stream.Usage = field(default_factory=stream.Usage)
@@ -70,30 +81,41 @@ class Row:
     sent: list[bytes] = field(default_factory=list)
     """What a streamed answer was so far."""
     closed: bool = False
+    tried: list[Attempt] = field(default_factory=list)
+    """Attempts that failed."""
+    attempted: float = 0.0
+    """When the last attempt began."""
+    shadow_of: str | None = None
 
 
 def follow(gateway: Gateway) -> None:
     """Look at the routes file; connections to engines that left it are closed."""
     if gateway.routes.refresh() and gateway.routes.snapshot is not None:
-        gateway.pool.keep(entity.address for entity in gateway.routes.snapshot.entities())
+        gateway.pool.keep(gateway.routes.snapshot)
 
 
 async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -> None:
     """Answer what was asked. Raises Fault when no row could be opened; from there on every end is a row and a reply."""
     row = _open(gateway, exchange, request_id, asked)
-    attempt = _streamed if asked.stream else _whole
+    await _answered(gateway, row, _streamed if asked.stream else _whole)
+
+
+async def _answered(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row, bool], Awaitable[None]]) -> None:
     try:
-        async with asyncio.timeout(gateway.deadline):
+        async with asyncio.timeout_at(row.until):
             await _attempts(gateway, row, attempt)
     except asyncio.CancelledError:
-        hung_up = exchange.hung_up
+        hung_up = row.exchange.hung_up and row.shadow_of is None
         _give_up(gateway, row, CANCELLED_STATUS if hung_up else 503, "cancelled" if hung_up else "aborted")
         raise
     except TimeoutError:
-        fault = Fault(504, "engine_timeout", f"no complete answer within {gateway.deadline:g} s")
+        fault = Fault(504, "engine_timeout", f"no complete answer within {row.deadline:g} s")
+        fault.attempts = tuple(row.tried)
         _fail(gateway, row, fault, "timeout")
     except EngineGone as error:
-        _fail(gateway, row, Fault(502, "engine_unavailable", str(error)), "error")
+        fault = Fault(502, "engine_unavailable", str(error))
+        fault.attempts = tuple(row.tried)
+        _fail(gateway, row, fault, "error")
     except Fault as fault:
         _fail(gateway, row, fault, "error")
     except Exception:
@@ -102,18 +124,22 @@ async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked:
 
 
 async def _attempts(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row, bool], Awaitable[None]]) -> None:
-    """Ask; and once more, where the version is now, when the engine went away before the client was told anything."""
-    try:
-        await attempt(gateway, row, False)
-    except EngineGone:
-        if row.exchange.started:
-            raise
-        follow(gateway)
-        if not _reroute(gateway, row):
-            await asyncio.sleep(RETRY_WAIT)
-            follow(gateway)
-            _reroute(gateway, row)
-        await attempt(gateway, row, True)
+    """Ask, again and elsewhere where that may help; afterwards the request may be copied to another version."""
+
+    async def once(entity: Entity, route: Route, fresh: bool) -> None:
+        row.entity, row.route, row.attempted = entity, route, time.perf_counter()
+        await attempt(gateway, row, fresh)
+
+    def told() -> bool:
+        return row.exchange.started or row.closed
+
+    endpoint = row.routed.endpoint
+    first: Way = (row.entity, row.route)
+    trial = Trial(once, lambda: _moved(gateway, row), told, gateway.pool, endpoint, row.until, row.tried)
+    await attempts.answer(trial, first, row.routed.fallback if row.route == "champion" else [])
+    shadow = row.routed.shadow
+    if shadow is not None and endpoint.shadow is not None and row.route != "shadow":
+        gateway.shadows.offer(endpoint.shadow, lambda: _copy(gateway, row, shadow))
 
 
 async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
@@ -131,14 +157,15 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
     row.usage = stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
     _close(gateway, row, 200, "ok", body)
-    row.exchange.reply(200, body, _headers(row))
+    if row.shadow_of is None:
+        row.exchange.reply(200, body, _headers(row))
 
 
 async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     """One attempt at a streamed answer. Its end leaves after the row is closed."""
     exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
     relay = row.relay = row.asked.tell(row.opened.request_id, entity)
-    connection = await gateway.pool.acquire(entity.address, fresh)
+    connection = await gateway.pool.acquire(entity, fresh)
     try:
         await _send(connection, row, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
         while data := await connection.chunk():
@@ -165,7 +192,7 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
 
 
 async def _ask(gateway: Gateway, row: Row, request: bytes, fresh: bool) -> Completion:
-    connection = await gateway.pool.acquire(row.entity.address, fresh)
+    connection = await gateway.pool.acquire(row.entity, fresh)
     try:
         await _send(connection, row, request)
         return shapes.completion(await connection.body(), row.asked.operation)
@@ -193,15 +220,16 @@ async def _ask_all(gateway: Gateway, row: Row, requests: list[bytes], fresh: boo
 
 async def _send(connection: EngineConnection, row: Row, request: bytes) -> None:
     """Send a request and wait for the answer's headers. Raises Fault when the engine does not answer 200."""
-    entity, operation = row.entity, row.asked.operation
-    key = b"authorization: Bearer %b\r\n" % entity.api_key.encode() if entity.api_key else b""
-    connection.send(
-        b"POST /v1/%b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b"
-        b"content-length: %d\r\n\r\n%b" % (operation.encode(), entity.address.encode(), key, len(request), request)
-    )
-    status = await connection.status()
+    left = row.until - asyncio.get_running_loop().time()
+    connection.send(upstream.request(row.entity, f"/v1/{row.asked.operation}", request, left))
+    status = await connection.status(row.entity.first_byte_seconds)
     if status != 200:
-        raise shapes.engine_fault(status, await connection.body())
+        said = await connection.body()
+        if key := row.entity.api_key.encode():
+            said = said.replace(key, b"[key]")  # before it is shortened
+        fault = shapes.engine_fault(status, said)
+        fault.retry_after = retry_after.seconds_of(connection.retry_after())
+        raise fault
 
 
 def _relayed(relay: stream.Relay, data: bytes) -> bytes:
@@ -209,6 +237,29 @@ def _relayed(relay: stream.Relay, data: bytes) -> bytes:
         return relay.feed(data)
     except (msgspec.DecodeError, stream.EngineFailed) as error:
         raise Fault(502, "engine_error", f"the engine failed in mid-answer: {error}") from error
+
+
+async def _copy(gateway: Gateway, row: Row, entity: Entity) -> int:
+    """Put a request that was answered to another version, for a row of its own; returns the tokens it took."""
+    opened = msgspec.structs.replace(
+        row.opened,
+        request_id=secrets.token_hex(16),
+        client_request_id=None,
+        model=entity.model,
+        version=entity.version,
+        route="shadow",
+        at_ms=time.time_ns() // 1_000_000,
+    )
+    exchange = row.exchange.aside()
+    until = asyncio.get_running_loop().time() + row.deadline
+    copy = Row(exchange, replace(row.asked, stream=False), opened, row.routed, entity, "shadow", row.deadline, until)
+    copy.shadow_of = row.opened.request_id
+    try:
+        gateway.journal.opened(opened)
+    except OSError:
+        return 0
+    await _answered(gateway, copy, _whole)
+    return (copy.usage.prompt_tokens or 0) + (copy.usage.completion_tokens or 0)
 
 
 # Choosing
@@ -226,6 +277,7 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         raise Fault(404, "model_not_found", message, "model")
     entity, route = chosen
     shapes.check(asked, entity)
+    deadline = _deadline(gateway, exchange, snapshot)
     client_id = asked.client_request_id or _header(exchange, b"x-client-request-id")
     opened = Opened(
         request_id=request_id,
@@ -244,20 +296,34 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         gateway.journal.opened(opened)
     except OSError as error:
         raise no_journal(error) from error
-    return Row(exchange, asked, opened, entity, route)
+    until = asyncio.get_running_loop().time() + deadline
+    return Row(exchange, asked, opened, snapshot, entity, route, deadline, until)
 
 
-def _reroute(gateway: Gateway, row: Row) -> bool:
+def _deadline(gateway: Gateway, exchange: Exchange, snapshot: Snapshot) -> float:
+    """Seconds for the answer: the endpoint's, or less where the client waits less. Raises Fault 400."""
+    longest = gateway.deadline or snapshot.endpoint.deadline
+    asked = exchange.headers.get(b"x-trimtab-deadline-ms")
+    if asked is None:
+        return longest
+    if not asked.isdigit() or not int(asked[:12]):
+        raise Fault(400, "invalid_deadline", "x-trimtab-deadline-ms must be a number of milliseconds above 0")
+    return min(longest, int(asked[:12]) / 1000)
+
+
+def _moved(gateway: Gateway, row: Row) -> Way | None:
     """Where to ask again: the same version if it is still served, else whatever serves this caller now.
 
-    True when that is another engine than before. Nothing was told to the client yet, so the row still has one version.
+    None when that is no other engine than before. Nothing was told to the client yet, so the row still has one version.
     """
+    follow(gateway)
     snapshot = gateway.routes.snapshot
-    found = snapshot and (routes.find(snapshot, row.entity) or routes.choose(snapshot, row.opened.caller))
-    if not found:
-        return False
-    before, (row.entity, row.route) = row.entity, found
-    return (row.entity.address, row.entity.version) != (before.address, before.version)
+    found = snapshot and routes.find(snapshot, row.entity)
+    if not found and snapshot and row.route in ("champion", "canary"):
+        found = routes.choose(snapshot, row.opened.caller)
+    if not found or (found[0].address, found[0].version) == (row.entity.address, row.entity.version):
+        return None
+    return found
 
 
 def _who(exchange: Exchange, asked: Asked) -> tuple[str, str]:
@@ -289,7 +355,9 @@ def _fail(gateway: Gateway, row: Row, fault: Fault, outcome: Outcome) -> None:
             _close(gateway, row, fault.status, outcome, body)
         except Fault as unrecorded:
             fault = unrecorded
-    exchange.reply(fault.status, fault.body(exchange.path), _headers(row))
+    if row.shadow_of is None:
+        later = b"retry-after: %d\r\n" % math.ceil(fault.retry_after) if fault.retry_after else b""
+        exchange.reply(fault.status, fault.body(exchange.path), _headers(row) + later)
 
 
 def _give_up(gateway: Gateway, row: Row, status: int, outcome: Outcome, last: bytes = b"") -> None:
@@ -310,6 +378,8 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
     row.closed = True
     now, begun = time.perf_counter(), row.exchange.at
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
+    if row.tried and outcome == "ok":
+        row.tried.append(Attempt(row.entity.upstream, 200, "ok", round((now - row.attempted) * 1000)))
     as_opened = msgspec.structs.asdict(row.opened)
     frame = Closed(
         **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},
@@ -319,9 +389,13 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
         input_tokens=row.usage.prompt_tokens,
         output_tokens=row.usage.completion_tokens,
         outcome=outcome,
-        input_text=row.asked.input_text(),
+        input_text=None
+        if row.shadow_of
+        else row.asked.input_text(),  # the caller's row has it: said once, counted once
         output_text=row.text,
         response=response,
+        attempts=tuple(row.tried),
+        shadow_of=row.shadow_of,
     )
     try:
         gateway.journal.closed(frame)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-Route = Literal["champion", "canary"]
+Route = Literal["champion", "canary", "fallback", "shadow"]
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -32,11 +32,48 @@ class Entity(msgspec.Struct, frozen=True):
     address: str
     template: Template
     api_key: str = ""
+    name: str = ""
+    tls: bool = False
+    path: str = "/v1"
+    query: str = ""
+    key_header: str = "authorization"
+    connect_seconds: float = 5.0
+    first_byte_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
         if not host or not port.isdecimal():
             raise ValueError(f"address must be host:port, not {self.address!r}")
+
+    @property
+    def upstream(self) -> str:
+        """What errors and rows call it."""
+        return self.name or f"{self.model}/{self.version}"
+
+
+class Shadow(msgspec.Struct, frozen=True):
+    """How much is copied to another version; mirrors `records.project.ShadowSection`."""
+
+    base: str | None = None
+    version: int | None = None
+    percent: float = 5.0
+    requests_per_day: int = 1000
+    tokens_per_day: int = 1_000_000
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """What is tried, how often, how many at once; mirrors `records.project.EndpointSection`, which explains it."""
+
+    deadline: float = 60.0
+    attempts: int = 2
+    backoff: float = 0.2
+    max_wait: float = 10.0
+    fallback: list[str] = []
+    breaker_failures: int = 5
+    breaker_seconds: float = 10.0
+    concurrency: int = 256
+    queue: int = 256
+    shadow: Shadow | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -47,10 +84,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     champion: Entity | None
     canary: Entity | None = None
     canary_percent: float = 0.0
+    endpoint: Endpoint = Endpoint()
+    fallback: list[Entity] = []
+    shadow: Entity | None = None
 
     def entities(self) -> list[Entity]:
         """The versions that may be asked."""
-        return [entity for entity in (self.champion, self.canary) if entity is not None]
+        return [entity for entity in (self.champion, self.canary, *self.fallback, self.shadow) if entity is not None]
 
 
 _decode = msgspec.json.Decoder(Snapshot).decode
@@ -99,7 +139,7 @@ def choose(snapshot: Snapshot, caller: str) -> tuple[Entity, Route] | None:
 def find(snapshot: Snapshot, entity: Entity) -> tuple[Entity, Route] | None:
     """Where the same version is served now, if it still is."""
     served: list[tuple[Entity | None, Route]] = [(snapshot.champion, "champion"), (snapshot.canary, "canary")]
-    for now, route in served:
+    for now, route in [*served, *((entity, "fallback") for entity in snapshot.fallback)]:
         if now is not None and (now.model, now.version) == (entity.model, entity.version):
             return now, route
     return None

@@ -77,6 +77,13 @@ class Exchange:
         """Whether the client is gone."""
         return self._connection.lost
 
+    def aside(self) -> Exchange:
+        """The same request once more, for what is done with it after it was answered: nothing may be sent on it."""
+        copy = Exchange(self._connection, self.peer)
+        copy.method, copy.path, copy.headers, copy.body = self.method, self.path, self.headers, self.body
+        copy.at = time.perf_counter()
+        return copy
+
     def reply(self, status: int, body: bytes, headers: bytes = b"", content_type: bytes = JSON) -> None:
         """Send a whole answer. `headers` are complete lines."""
         head = self._head(status, content_type, headers) + b"content-length: %d\r\n\r\n" % len(body)

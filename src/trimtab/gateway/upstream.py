@@ -1,4 +1,4 @@
-"""HTTP to engines: kept-alive connections, one request at a time on each, with back-pressure.
+"""HTTP to engines and providers: a connection, one request at a time on it, with back-pressure.
 
 The boundary: bytes of a request in, bytes of a response out; what they mean is not known here. Everything that can go
 wrong with an engine's connection is `EngineGone`.
@@ -7,25 +7,63 @@ wrong with an engine's connection is `EngineGone`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import cast
 
 import httptools
+
+from trimtab.gateway.routes import Entity
+from trimtab.gateway.turnstile import Turnstile
 
 PAUSE_AT = 256 * 1024
 """Bytes of an answer that may wait for a slow client before the engine is told to wait too."""
 
 
+UNLIMITED = 600.0
+"""Seconds to a first byte from which on the request's own deadline is the only limit."""
+_RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*([^\r\n]*)", re.IGNORECASE)
+
+
 class EngineGone(Exception):
-    """The engine refused the connection, cut it, or spoke something that is not HTTP."""
+    """The engine refused the connection, cut it, kept silent, or spoke something that is not HTTP.
+
+    `stale`: it was a kept connection that the engine had closed meanwhile, which says nothing about the engine.
+    """
+
+    def __init__(self, message: str, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
+
+
+def request(entity: Entity, path: str, body: bytes, deadline: float) -> bytes:
+    """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers."""
+    where = f"{entity.path}{path.removeprefix('/v1')}{entity.query}"
+    head = _head(where, entity.address, entity.tls, entity.key_header, entity.api_key)
+    if entity.name:
+        head = b"%bx-trimtab-deadline-ms: %d\r\n" % (head, max(1, deadline * 1000))
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+@lru_cache(maxsize=64)
+def _head(path: str, address: str, tls: bool, key_header: str, api_key: str) -> bytes:
+    """What is the same in every request to an upstream."""
+    host = address.removesuffix(":443") if tls else address
+    bearer = "Bearer " if key_header == "authorization" else ""
+    key = f"{key_header}: {bearer}{api_key}\r\n" if api_key else ""
+    return f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n{key}".encode()
 
 
 class EngineConnection(asyncio.Protocol):
     """One connection to one engine."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, entity: Entity) -> None:
+        self.address = entity.address
+        self.entity = entity
+        self.turnstile: Turnstile | None = None  # where it holds a place
+        self.since = 0.0  # since when
+        self.kept = False  # it has served an earlier request
         self.reusable = False  # the last response came whole and the engine keeps the connection open
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
@@ -33,6 +71,7 @@ class EngineConnection(asyncio.Protocol):
         self._held = 0
         self._paused = self._lost = self._busy = self._complete = False
         self._status = 0
+        self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
@@ -44,6 +83,8 @@ class EngineConnection(asyncio.Protocol):
         try:
             if not self._busy:
                 raise httptools.HttpParserError("bytes outside a response")
+            if not self._status:
+                self._head += data
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._lost, self.reusable = True, False
@@ -85,13 +126,25 @@ class EngineConnection(asyncio.Protocol):
             self._transport.resume_reading()
         self._chunks.clear()
         self._busy, self._complete, self.reusable, self._status, self._held = True, False, False, 0, 0
+        self._head = b""
         self._transport.write(request)
 
-    async def status(self) -> int:
-        """The response's status, when its headers are there."""
-        while not self._status and not self._complete:
+    async def status(self, seconds: float = UNLIMITED) -> int:
+        """The response's status, when its headers are there; they may take so long."""
+        if seconds < UNLIMITED:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self.status()
+            except TimeoutError as error:
+                raise EngineGone(f"{self.entity.upstream} did not begin to answer within {seconds:g} s") from error
+        while self._status < 200:
             await self._more()
         return self._status
+
+    def retry_after(self) -> str | None:
+        """The response's Retry-After."""
+        found = _RETRY_AFTER.search(self._head.partition(b"\r\n\r\n")[0])
+        return found.group(1).decode("latin-1") if found else None
 
     async def chunk(self) -> bytes:
         """The next piece of the body: all that has come; b"" at the end."""
@@ -122,7 +175,8 @@ class EngineConnection(asyncio.Protocol):
 
     async def _more(self) -> None:
         if self._lost:
-            raise EngineGone(f"the engine at {self.address} cut the connection")
+            stale = self.kept and not self._status
+            raise EngineGone(f"the engine at {self.address} cut the connection", stale)
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -132,39 +186,3 @@ class EngineConnection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class Pool:
-    """Idle connections by engine address."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, list[EngineConnection]] = {}
-        self._wanted: set[str] = set()
-
-    async def acquire(self, address: str, fresh: bool = False) -> EngineConnection:
-        """A connection to an engine, a new one if `fresh`. Raises EngineGone when there is none to be had."""
-        idle = self._idle.get(address, [])
-        while idle and not fresh:
-            connection = idle.pop()
-            if connection.open:
-                return connection
-        host, _, port = address.rpartition(":")
-        try:
-            loop = asyncio.get_running_loop()
-            return (await loop.create_connection(lambda: EngineConnection(address), host, int(port)))[1]
-        except OSError as error:
-            raise EngineGone(f"the engine at {address} does not answer: {error.strerror or error}") from error
-
-    def release(self, connection: EngineConnection) -> None:
-        """Give a connection back. It is cut when its response did not come whole or its engine is no longer routed."""
-        if connection.reusable and connection.open and connection.address in self._wanted:
-            self._idle.setdefault(connection.address, []).append(connection)
-        else:
-            connection.close()
-
-    def keep(self, addresses: Iterable[str]) -> None:
-        """Keep idle connections to these engines only."""
-        self._wanted = set(addresses)
-        for address in self._idle.keys() - self._wanted:
-            for connection in self._idle.pop(address):
-                connection.close()

@@ -17,16 +17,28 @@ from trimtab.records.project import Project
 from trimtab.records.registry import LabelSet
 
 SERVED = ("smollm2-135m-instruct", "echo")
-"""Bases that this release serves by name; gguf:PATH is the third way."""
+"""Bases that this release serves by name; gguf:PATH and PROVIDER:MODEL are the other ways."""
 
-KNOWN_SCHEMES = {"azure": "Azure OpenAI", "openai": "OpenAI", "hf": "Hugging Face", "models": "MLflow"}
+PROVIDERS: Loc = ("providers",)
+
+NOT_YET = {"hf": "Hugging Face", "models": "MLflow"}
+"""Schemes of bases that are known and not served."""
+
+WITHOUT_SECTION = {
+    "azure": "base_url: https://NAME.openai.azure.com/openai/v1, key_env: AZURE_OPENAI_API_KEY",
+    "databricks": "base_url: https://WORKSPACE/serving-endpoints, key_env: DATABRICKS_TOKEN",
+    "vllm": "base_url: http://127.0.0.1:8000/v1",
+}
+"""What to write for providers that each have an address of their own."""
 
 
 def look(
     reading: Reading, project: Project, labels: LabelSet | None, swaps: Mapping[str, Mapping[str, object]] | None
 ) -> None:
     """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
-    _base(reading, project.model.base)
+    _providers(reading, project)
+    _base(reading, project, ("model", "base"), project.model.base)
+    _endpoint(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
     _alerts(reading, project)
@@ -34,21 +46,57 @@ def look(
     _fairness(reading, project, labels, swaps)
 
 
-def _base(reading: Reading, base: str) -> None:
-    loc: Loc = ("model", "base")
+def _base(reading: Reading, project: Project, loc: Loc, base: str) -> None:
     scheme, colon, rest = base.partition(":")
-    choices = "smollm2-135m-instruct, gguf:PATH or echo"
+    choices = "smollm2-135m-instruct, gguf:PATH, PROVIDER:MODEL or echo"
     if base in SERVED:
         return
     if colon and scheme == "gguf":
         _gguf(reading, loc, rest)
-    elif colon and scheme in KNOWN_SCHEMES:
-        message = f"this release does not serve {KNOWN_SCHEMES[scheme]} models yet; serving {scheme}: arrives later"
+    elif colon and project.provider(base) is not None:
+        if not re.fullmatch(r"[^\s?#]+", rest):
+            reading.fault(loc, f"{shown(base)} names no model", f"write {scheme}:MODEL")
+    elif colon and scheme in NOT_YET:
+        message = f"this release does not serve {NOT_YET[scheme]} models yet; serving {scheme}: arrives later"
         reading.fault(loc, message, f"use {choices} for now")
+    elif colon and scheme in WITHOUT_SECTION:
+        fix = f"add `providers: {{{scheme}: {{{WITHOUT_SECTION[scheme]}}}}}`"
+        reading.fault(loc, f"there is no provider {scheme} in this file", fix, needs=[PROVIDERS])
     else:
-        schemes = [f"{name}:" for name in ("gguf", *KNOWN_SCHEMES)]
+        schemes = [f"{name}:" for name in ("gguf", "openai", *WITHOUT_SECTION, *project.providers, *NOT_YET)]
         near = suggestion(f"{scheme}:" if colon else base, schemes if colon else SERVED)
-        reading.fault(loc, f"unknown base {shown(base)}", f"{near}use {choices}")
+        reading.fault(loc, f"unknown base {shown(base)}", f"{near}use {choices}", needs=[PROVIDERS])
+
+
+def _providers(reading: Reading, project: Project) -> None:
+    for name, provider in project.providers.items():
+        loc: Loc = ("providers", name)
+        keys = [field for field in ("key_env", "token_file", "token_command") if getattr(provider, field)]
+        if name in ("gguf", "echo", *NOT_YET):
+            reading.fault(loc, f"{name} is not free as the name of a provider", "choose another name")
+        if len(keys) > 1:
+            fix = "keep one of key_env, token_file, token_command"
+            reading.fault((*loc, keys[1]), f"says a second time where the key comes from, after {keys[0]}", fix)
+        host = re.sub(r"^https?://|[:/].*$", "", provider.base_url)
+        if keys and provider.base_url.startswith("http://") and host not in ("127.0.0.1", "localhost"):
+            reading.fault((*loc, "base_url"), "would send the key in the clear", "write https://, or remove the key")
+        if provider.api_version is not None and (provider.kind or name) != "azure":
+            reading.fault((*loc, "api_version"), "is Azure's", "remove it, or set kind: azure")
+
+
+def _endpoint(reading: Reading, project: Project) -> None:
+    for index, base in enumerate(project.endpoint.fallback):
+        loc: Loc = ("endpoint", "fallback", index)
+        _base(reading, project, loc, base)
+        if base == project.model.base or base in project.endpoint.fallback[:index]:
+            reading.fault(loc, f"{shown(base)} is asked already", "name another base, or remove it")
+    shadow = project.endpoint.shadow
+    if shadow is None:
+        return
+    if (shadow.base is None) == (shadow.version is None):
+        reading.fault(("endpoint", "shadow"), "needs a base or a version, and not both", "name one of them")
+    elif shadow.base is not None:
+        _base(reading, project, ("endpoint", "shadow", "base"), shadow.base)
 
 
 def _gguf(reading: Reading, loc: Loc, name: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trimtab.project import Loaded
 from trimtab.promotion import gates
-from trimtab.providers import ask, llama_cpp
+from trimtab.providers import ask, engine
 from trimtab.records.promotion import Answers, GateResult
 from trimtab.records.record import content_hash
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt, VersionSpec
@@ -152,12 +152,12 @@ def _ask(settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, tex
         spent = time.monotonic() - started
         say(done / len(texts), spent / done * (len(texts) - done), f"{done} of {len(texts)} answers")
 
-    child, key = llama_cpp.start(settings, spec, target, settings.logs / f"evaluate-{number}.log")
+    log = settings.logs / f"evaluate-{number}.log"
+    opened = engine.start(settings, spec, log, target, loaded.project.providers)
     try:
-        template = llama_cpp.request_template(spec)
-        replies = ask.ask(child.ready["address"], key, template, texts, parallel=target.parallel, on_progress=progress)
+        replies = ask.ask(opened.upstream, opened.template, texts, parallel=target.parallel, on_progress=progress)
     finally:
-        child.stop()
+        opened.stop()
     parse = _parser(labels)
     return Answers(
         version=number,

@@ -121,7 +121,8 @@ def _judged(loaded: Loaded, lake: Lake, labels: LabelSet | None) -> pl.DataFrame
     """Recent requests with `failed`: an error, an invalid answer, or one that a label has shown to be wrong."""
     count = lake.count()
     quality = loaded.project.monitor.quality
-    rows = lake.sample(max(0, count - 5000), count, ["row", "request_time", "model_version", "outcome", "output_text"])
+    columns = ["row", "request_time", "model_version", "outcome", "output_text", "route"]
+    rows = lake.sample(max(0, count - 5000), count, columns).filter(pl.col("route") != "shadow")
     known = lake.labelled(max(0, count - 5000)).select("row", "label")
     rows = rows.join(known, on="row", how="left").filter(pl.col("outcome") != "cancelled")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.errors import EngineError
+from trimtab.providers import retry_after
+from trimtab.records.gateway import Upstream
+
+TRIES = 5
+"""How often a provider is asked for one answer; an engine of ours is asked once."""
 
 
 @dataclass(frozen=True)
@@ -23,27 +30,31 @@ class Reply:
 
 
 def ask(
-    address: str,
-    key: str,
+    upstream: Upstream,
     template: dict[str, Any],
     texts: Sequence[str],
     *,
     parallel: int = 4,
     timeout: float = 120.0,
+    tries: int = TRIES,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Reply]:
     """The engine's answers in the order of `texts`, at most `parallel` at once. Raises EngineError on any failure.
 
-    Without few-shot examples the prompt cache is off, so that an answer does not depend on what ran beside it.
+    A provider that is busy is asked again, as late as its Retry-After says, up to `tries` times. `timeout`, in seconds,
+    is for each try. Without few-shot examples the prompt cache is off, so that an answer does not depend on what ran
+    beside it.
     """
-    params = {**template["params"], "cache_prompt": any(m["role"] == "assistant" for m in template["messages"])}
+    params = dict(template["params"])
+    if "lora" in params:  # llama.cpp's own option: a provider would refuse it
+        params["cache_prompt"] = any(m["role"] == "assistant" for m in template["messages"])
     lock, done = threading.Lock(), 0
 
     def one(text: str) -> Reply:
         nonlocal done
         started = time.perf_counter()
         body = {**params, "messages": [*template["messages"], {"role": "user", "content": text}]}
-        answer = _post(address, key, body, timeout)
+        answer = _post(upstream, body, timeout, tries)
         with lock:
             done += 1
             on_progress(done)
@@ -65,17 +76,42 @@ def busy(address: str, key: str) -> bool:
         return False
 
 
-def _post(address: str, key: str, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-    connection = http.client.HTTPConnection(address, timeout=timeout)
+def _post(upstream: Upstream, body: dict[str, Any], timeout: float, tries: int) -> dict[str, Any]:
+    where = upstream.name or f"the engine at {upstream.address}"
+    for attempt in range(tries):
+        try:
+            status, header, data = _send(upstream, body, timeout)
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"{where} did not answer: {error!r}") from error
+        if status == 200:
+            return json.loads(data)
+        if not upstream.name or status not in retry_after.RETRYABLE or attempt == tries - 1:
+            said = data[:300].decode(errors="replace")
+            raise EngineError(f"{where} answered {status}: {_without(upstream.api_key, said)}")
+        wait = retry_after.seconds_of(header)
+        time.sleep(2**attempt * random.uniform(0.5, 1) if wait is None else min(wait, timeout))  # noqa: S311
+    raise AssertionError("the last try returns or raises")
+
+
+def _send(upstream: Upstream, body: dict[str, Any], timeout: float) -> tuple[int, str | None, bytes]:
+    if upstream.tls:
+        context = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(upstream.address, timeout=timeout, context=context)
+    else:
+        connection = http.client.HTTPConnection(upstream.address, timeout=timeout)
     try:
-        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        headers = {"content-type": "application/json"}
+        if upstream.api_key:
+            bearer = "Bearer " if upstream.key_header == "authorization" else ""
+            headers[upstream.key_header] = bearer + upstream.api_key
+        path = f"{upstream.path}/chat/completions{upstream.query}"
+        connection.request("POST", path, json.dumps(body), headers)
         response = connection.getresponse()
-        data = response.read()
-        if response.status != 200:
-            raise EngineError(f"the engine answered {response.status}: {data[:300].decode(errors='replace')}")
-        return json.loads(data)
-    except (OSError, http.client.HTTPException) as error:
-        raise EngineError(f"the engine at {address} did not answer: {error!r}") from error
+        return response.status, response.headers.get("retry-after"), response.read()
     finally:
         connection.close()
+
+
+def _without(key: str, text: str) -> str:
+    """What a provider said, without the key it was asked with."""
+    return text.replace(key, "[key]") if key else text

@@ -39,7 +39,7 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
         messages.append({"role": "assistant", "content": example.output})
     decoding = spec.decoding
     params: dict[str, Any] = {
-        "temperature": decoding.temperature,
+        **({} if decoding.temperature is None else {"temperature": decoding.temperature}),
         "max_tokens": decoding.max_tokens,
         "seed": decoding.seed,
         "lora": [{"id": 0, "scale": 1.0}] if spec.adapter_sha256 else [],

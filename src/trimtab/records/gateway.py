@@ -5,11 +5,33 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from trimtab.records.project import EndpointSection
 from trimtab.records.record import Record
 
 
-class ServedEntity(Record):
-    """One version on one engine, ready to answer.
+class Upstream(Record):
+    """A server of chat completions: an engine of ours on loopback, or a provider's."""
+
+    address: str
+    """host:port."""
+    api_key: str = ""
+    """Key or bearer token."""
+    name: str = ""
+    """What errors call it, e.g. azure:gpt-5-mini; empty: model and version."""
+    tls: bool = False
+    """Speak TLS, with the certificate checked against the host's name."""
+    path: str = "/v1"
+    """What stands before /chat/completions."""
+    query: str = ""
+    """What stands behind the path, e.g. ?api-version=2024-10-21."""
+    key_header: Literal["authorization", "api-key"] = "authorization"
+    """authorization carries the key as a bearer token."""
+    connect_seconds: float = 5.0
+    first_byte_seconds: float = 600.0
+
+
+class ServedEntity(Upstream):
+    """One version on one engine or provider, ready to answer.
 
     `template` is the engine request without the user's messages: `messages` (the version's prompt) to put in front,
     and `params` (decoding, response format, adapters) to merge in. Built by `providers.llama_cpp.request_template`.
@@ -17,11 +39,7 @@ class ServedEntity(Record):
 
     model: str
     version: int
-    address: str
-    """host:port of the engine, on loopback."""
     template: dict[str, Any]
-    api_key: str = ""
-    """Bearer token of the engine."""
 
 
 class Routes(Record):
@@ -32,6 +50,10 @@ class Routes(Record):
     champion: ServedEntity | None
     canary: ServedEntity | None = None
     canary_percent: float = 0.0
+    endpoint: EndpointSection = EndpointSection()
+    fallback: tuple[ServedEntity, ...] = ()
+    """In the order they are asked."""
+    shadow: ServedEntity | None = None
 
 
 class Feedback(Record):

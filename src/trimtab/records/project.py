@@ -58,8 +58,8 @@ def _growing(steps: tuple[str, ...]) -> tuple[str, ...]:
 class DecodingSection(FileModel):
     """How the answer is decoded; part of the version."""
 
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    """0 is greedy: the same question gets the same answer."""
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    """0 is greedy: the same question gets the same answer. null: not sent, nor is the seed (for reasoning models)."""
     max_tokens: int = Field(default=48, ge=1, le=4096)
     """Longest answer, in tokens."""
     seed: int = 0
@@ -70,7 +70,8 @@ class ModelSection(FileModel):
     """What answers: base, prompt, few-shot examples, decoding. Change any of it and it is a new version."""
 
     base: str
-    """smollm2-135m-instruct, gguf:PATH (relative to trimtab.yaml) or echo (no model: for trying a set-up)."""
+    """smollm2-135m-instruct, gguf:PATH (relative to trimtab.yaml), echo (no model: for trying a set-up), or a hosted
+    model as PROVIDER:MODEL, e.g. openai:gpt-5-mini, azure:DEPLOYMENT; see `providers`."""
     prompt: str
     """File with the system prompt, relative to trimtab.yaml."""
     examples: str | None = None
@@ -230,6 +231,77 @@ class EvidenceSection(FileModel):
     """Where the audit log's signed checkpoints are kept besides the database: mlflow, file:PATH, webhook:https://…"""
 
 
+class ProviderSection(FileModel):
+    """A server that speaks OpenAI's chat completions: OpenAI, Azure OpenAI, Databricks model serving, vLLM, another."""
+
+    base_url: str = Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", examples=["https://api.openai.com/v1"])
+    """What stands before /chat/completions. Azure: https://NAME.openai.azure.com/openai/v1; with api_version (classic):
+    https://NAME.openai.azure.com. Databricks: https://WORKSPACE/serving-endpoints."""
+    kind: Literal["openai", "azure"] | None = None
+    """azure: a key travels in the header api-key, and an api_version means deployment paths. Default: azure for the
+    provider called azure, else openai."""
+    api_version: str | None = Field(default=None, pattern=r"^[0-9A-Za-z.-]+$", examples=["2024-10-21"])
+    """Azure only. Given: the classic paths /openai/deployments/DEPLOYMENT?api-version=…"""
+    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["OPENAI_API_KEY"])
+    """Environment variable that holds the API key. The key itself never stands in this file."""
+    token_file: str | None = None
+    """File that holds a bearer token (Entra, Databricks OAuth), relative to trimtab.yaml; read again all the time."""
+    token_command: tuple[str, ...] | None = Field(
+        default=None,
+        examples=[["az", "account", "get-access-token", "--resource", "https://cognitiveservices.azure.com"]],
+    )
+    """Command that prints a bearer token, plain or as JSON (accessToken, access_token); run again before it expires."""
+    connect_seconds: float = Field(default=5.0, gt=0, le=60)
+    """Longest wait for a connection."""
+    first_byte_seconds: float = Field(default=60.0, gt=0, le=600)
+    """Longest wait for the first byte of an answer."""
+
+
+KNOWN_PROVIDERS = {"openai": ProviderSection(base_url="https://api.openai.com/v1", key_env="OPENAI_API_KEY")}
+"""Providers that need no section."""
+
+
+class ShadowSection(FileModel):
+    """Copies of requests to another version, after the caller was answered; the caller never sees the answers."""
+
+    base: str | None = None
+    """Another base, under this file's prompt, e.g. openai:gpt-5-mini; or"""
+    version: int | None = Field(default=None, ge=1)
+    """a registered version."""
+    percent: float = Field(default=5.0, gt=0, le=100)
+    """Share of the requests, drawn at random."""
+    requests_per_day: int = Field(default=1000, ge=1)
+    """Copies in a day (UTC), at most."""
+    tokens_per_day: int = Field(default=1_000_000, ge=1)
+    """Tokens of copies in a day (UTC), input and output: no copy starts beyond it."""
+
+
+class EndpointSection(FileModel):
+    """How requests reach the models: what is tried, how often, how many at once."""
+
+    deadline: float = Field(default=60.0, gt=0, le=3600)
+    """Seconds for one answer, all attempts and waits included."""
+    attempts: int = Field(default=2, ge=1, le=10)
+    """Attempts at each model before the next one of `fallback`, or an error."""
+    backoff: float = Field(default=0.2, gt=0, le=60)
+    """Seconds before the second attempt; doubles with each further one, and is drawn between half and all of it."""
+    max_wait: float = Field(default=10.0, ge=0, le=600)
+    """Longest wait for a Retry-After, in seconds; one that asks for more is not waited for."""
+    fallback: tuple[str, ...] = ()
+    """Bases to ask, in order, when the champion does not answer; each is registered as a version under this file's
+    prompt. A canary has no fallback: its failures are evidence."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """Failures in a row after which a model is not asked for a while."""
+    breaker_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """How long it is not asked; then one request tries."""
+    concurrency: int = Field(default=256, ge=1)
+    """Requests at one model at once, for each worker of the gateway."""
+    queue: int = Field(default=256, ge=0)
+    """Requests that may wait for their turn; the next one is refused with 429 and Retry-After."""
+    shadow: ShadowSection | None = None
+    """A share of requests copied to another version."""
+
+
 class LocalTarget(FileModel):
     """The engine on this machine."""
 
@@ -261,3 +333,11 @@ class Project(FileModel):
     rollout: RolloutSection = RolloutSection()
     evidence: EvidenceSection = EvidenceSection()
     target: TargetSection = TargetSection()
+    providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
+    """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""
+    endpoint: EndpointSection = EndpointSection()
+
+    def provider(self, base: str) -> ProviderSection | None:
+        """The provider that a base names before its colon, or None when there is none of that name."""
+        name = base.partition(":")[0]
+        return (KNOWN_PROVIDERS | self.providers).get(name)

@@ -12,7 +12,11 @@ from trimtab.records.record import Record, content_hash
 
 
 class Weights(Record):
-    """Base weights, kept once in the blob store and referred to by hash."""
+    """Base weights, kept once in the blob store and referred to by hash.
+
+    A hosted model (`format` hosted) has no bytes here: it is PROVIDER:MODEL, with an empty hash. Where the provider is
+    and how it is paid decides no answer, so neither is part of a version.
+    """
 
     name: str = Field(description="the base as trimtab.yaml names it, e.g. smollm2-135m-instruct")
     sha256: str
@@ -36,7 +40,7 @@ class Prompt(Record):
 class Decoding(Record):
     """Decoding parameters, named as in OpenAI's API. `constrained`: the answer is forced into the label set's JSON."""
 
-    temperature: float = 0.0
+    temperature: float | None = 0.0
     max_tokens: int = 48
     seed: int = 0
     constrained: bool = True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.errors import Fixable
 from trimtab.project import Loaded
 from trimtab.providers import weights
+from trimtab.records.project import Project
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionSpec, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
@@ -32,10 +33,12 @@ log = logging.getLogger(__name__)
 ALIASES = ("champion", "challenger")
 
 
-def base_weights(settings: Settings, base: str) -> Weights:
-    """The base that trimtab.yaml names, fetched and checked. Raises Fixable for one that cannot be served here."""
+def base_weights(settings: Settings, project: Project, base: str) -> Weights:
+    """A base that trimtab.yaml names, fetched and checked. Raises Fixable for one that cannot be served here."""
     if base == "echo":
         return Weights(name=base, sha256="", format="echo")
+    if ":" in base and project.provider(base) is not None:
+        return Weights(name=base, sha256="", format="hosted")
     if base.startswith("gguf:"):
         path = settings.root / base.removeprefix("gguf:")
         if not path.exists():
@@ -47,14 +50,7 @@ def base_weights(settings: Settings, base: str) -> Weights:
 def register_base(settings: Settings, loaded: Loaded) -> ModelVersion:
     """Register the file's model as a version; the first one becomes champion. Same content, same version."""
     project, control = loaded.project, Control(settings)
-    spec = VersionSpec(
-        model=project.name,
-        base=base_weights(settings, project.model.base),
-        prompt=loaded.prompt,
-        decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
-        labels=loaded.labels,
-    )
-    version = register(settings, control, spec, config_hash=loaded.hash, note="from trimtab.yaml")
+    version = register_on(settings, loaded, control, project.model.base, "from trimtab.yaml")
     if control.alias(project.name, "champion") is None:
         move = AliasMove(
             model=project.name,
@@ -68,6 +64,19 @@ def register_base(settings: Settings, loaded: Loaded) -> ModelVersion:
         control.move([move])
     show_aliases(settings, control, project.name)
     return version
+
+
+def register_on(settings: Settings, loaded: Loaded, control: Control, base: str, note: str) -> ModelVersion:
+    """The file's prompt, decoding and labels on a base, as a version. Same content, same version. Raises Fixable."""
+    project = loaded.project
+    spec = VersionSpec(
+        model=project.name,
+        base=base_weights(settings, project, base),
+        prompt=loaded.prompt,
+        decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
+        labels=loaded.labels,
+    )
+    return register(settings, control, spec, config_hash=loaded.hash, note=note)
 
 
 def register(

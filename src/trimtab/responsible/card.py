@@ -98,14 +98,15 @@ def _purpose(version: ModelVersion) -> str:
 
 
 def _parts(version: ModelVersion) -> str:
-    spec, decoding = version.spec, version.spec.decoding
+    spec, decoding, sha = version.spec, version.spec.decoding, version.spec.base.sha256
+    heat = "of the model" if decoding.temperature is None else f"{decoding.temperature:g}"
     rows = [
-        ("base weights", f"{spec.base.name} ({spec.base.format}), SHA-256 `{spec.base.sha256}`"),
+        ("base weights", f"{spec.base.name} ({spec.base.format})" + (f", SHA-256 `{sha}`" if sha else "")),
         ("adapter", f"LoRA, SHA-256 `{spec.adapter_sha256}`" if spec.adapter_sha256 else "none"),
         ("prompt", f"{len(spec.prompt.system)} characters, {len(spec.prompt.examples)} examples"),
         (
             "decoding",
-            f"temperature {decoding.temperature:g}, at most {decoding.max_tokens} tokens, seed {decoding.seed}"
+            f"temperature {heat}, at most {decoding.max_tokens} tokens, seed {decoding.seed}"
             + (", forced into the label set" if decoding.constrained and spec.labels else ""),
         ),
         ("version hash", f"`{spec.hash}`"),

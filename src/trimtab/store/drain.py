@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
@@ -242,7 +243,7 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
         "input_tokens": [frame.input_tokens for frame in closed],
         "output_tokens": [frame.output_tokens for frame in closed],
         "trace_id": [None] * len(closed),
-        "request_tags": [{"path": frame.path, "caller": frame.caller} for frame in closed],
+        "request_tags": [_tags(frame) for frame in closed],
         "model_name": [frame.model for frame in closed],
         "model_version": [str(frame.version) for frame in closed],
         "row": range(first, first + len(closed)),
@@ -266,6 +267,16 @@ def _feedback_rows(feedback: list[FeedbackFrame]) -> pl.DataFrame:
         "source": [frame.source for frame in feedback],
     }
     return pl.DataFrame(columns, schema=FEEDBACK)
+
+
+def _tags(frame: Closed) -> dict[str, str]:
+    """What has no column of its own: `attempts` is a JSON list of {upstream, status, reason, ms}."""
+    tags = {"path": frame.path, "caller": frame.caller}
+    if frame.attempts:
+        tags["attempts"] = json.dumps([msgspec.structs.asdict(attempt) for attempt in frame.attempts])
+    if frame.shadow_of:
+        tags["shadow_of"] = frame.shadow_of
+    return tags
 
 
 def _text(body: bytes) -> str:

@@ -41,6 +41,15 @@ _MAYBE_BODY = re.compile(rb"[\x01-\x03][\x90-\x9f\xdc]")
 """How a body begins: the kind, then MessagePack's marker of an array."""
 
 
+class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One attempt at an upstream: the status it answered with, if it did, what was wrong, and how long it took."""
+
+    upstream: str
+    status: int | None
+    reason: str
+    ms: int
+
+
 class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
     request_id: str
     client_request_id: str | None
@@ -48,7 +57,7 @@ class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
     requester: str
     model: str
     version: int
-    route: Literal["champion", "canary"]
+    route: Literal["champion", "canary", "fallback", "shadow"]
     path: str
     at_ms: int
     request: bytes
@@ -70,6 +79,10 @@ class Closed(_Request, array_like=True, frozen=True, gc=False):
     input_text: str | None
     output_text: str | None
     response: bytes
+    attempts: tuple[Attempt, ...] = ()
+    """Every attempt, in order, when the first one did not succeed."""
+    shadow_of: str | None = None
+    """The request whose copy this is."""
 
 
 class FeedbackFrame(msgspec.Struct, array_like=True, frozen=True):

@@ -15,12 +15,14 @@ import msgspec
 
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.stream import Content, Relay, Usage, flat
+from trimtab.store.journal import Attempt
 
 T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
 _MLFLOW_CODES = {
     400: "BAD_REQUEST",
     404: "ENDPOINT_NOT_FOUND",
+    429: "REQUEST_LIMIT_EXCEEDED",
     502: "INTERNAL_ERROR",
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
@@ -32,16 +34,25 @@ Operation = Literal["chat/completions", "embeddings"]
 class Fault(Exception):
     """A request that gets an error instead of an answer. `code` is stable, `param` names the field at fault."""
 
+    upstream_status: int | None = None
+    """What the upstream answered, when this is about its answer."""
+    retry_after: float | None = None
+    """Seconds after which the same request may succeed."""
+    attempts: tuple[Attempt, ...] = ()
+    """What was tried."""
+
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
 
     def body(self, path: str) -> bytes:
         """The error in the envelope that clients of this path expect: MLflow's or OpenAI's."""
+        tried = {"attempts": [msgspec.structs.asdict(one) for one in self.attempts]} if self.attempts else {}
         if path.endswith("/invocations"):
-            return encode({"error_code": _MLFLOW_CODES.get(self.status, "BAD_REQUEST"), "message": self.message})
+            code = _MLFLOW_CODES.get(self.status, "BAD_REQUEST")
+            return encode({"error_code": code, "message": self.message, **tried})
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
+        error = {"message": self.message, "type": kind, "code": self.code, "param": self.param, **tried}
         return encode({"error": error})
 
 
@@ -186,6 +197,8 @@ def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> byt
     template = entity.template
     body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
     body["messages"] = [*template.messages, *conversation]
+    if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
+        body["max_completion_tokens"] = body.pop("max_tokens")
     if asked.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
@@ -213,14 +226,17 @@ def engine_fault(status: int, body: bytes) -> Fault:
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         message = body[:200].decode(errors="replace")
     if status in (400, 413, 422):
-        return Fault(400, "engine_rejected", f"the engine rejected the request: {message}")
+        fault = Fault(400, "engine_rejected", f"the engine rejected the request: {message}")
     # Not 501 to the client too: clients try again after any 5xx, and this will never work. llama.cpp says 501 of
     # embeddings, and 500 of images.
-    if status == 501 or (status == 500 and " is not supported" in message):
-        return Fault(400, "not_supported", f"the served version cannot do this: {message}")
-    if status in (429, 503):
-        return Fault(503, "engine_busy", f"the engine cannot take the request now: {message}")
-    return Fault(502, "engine_error", f"the engine answered with status {status}: {message}")
+    elif status == 501 or (status == 500 and " is not supported" in message):
+        status, fault = 400, Fault(400, "not_supported", f"the served version cannot do this: {message}")
+    elif status in (429, 503):
+        fault = Fault(503, "engine_busy", f"the engine cannot take the request now: {message}")
+    else:
+        fault = Fault(502, "engine_error", f"the engine answered with status {status}: {message}")
+    fault.upstream_status = status
+    return fault
 
 
 # Reading bodies

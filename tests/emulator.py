@@ -1,0 +1,92 @@
+"""An independent emulator of OpenAI and Azure OpenAI: aimock, from npm, kept in the user's cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+PACKAGE = "@copilotkit/aimock@1.43.0"
+KEY = "sk-of-the-emulator"
+FIXTURES = {
+    "fixtures": [
+        {
+            "match": {"userMessage": "refund"},
+            "response": {
+                "content": '{"intent":"refund","urgency":"low"}',
+                "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+            },
+        },
+        {"match": {}, "response": {"content": '{"intent":"login","urgency":"high"}'}},
+    ]
+}
+
+
+class Emulator:
+    """A running emulator that wants KEY."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=f"{url}/__aimock", headers={"api-key": KEY})
+
+    def heard(self) -> list[dict[str, Any]]:
+        """What it was asked: path, headers (keys removed), body, response."""
+        return self._http.get("/journal").json()
+
+    def misbehave(self, **rates: float) -> None:
+        """Do this to every request from now on, e.g. rateLimitRate=1; nothing: behave again."""
+        self._http.post("/chaos", json=rates).raise_for_status()
+
+    def close(self) -> None:
+        self._http.close()
+
+
+@contextmanager
+def emulator(folder: Path) -> Iterator[Emulator]:
+    """Start one. Skips the test when node, npm or the network is missing."""
+    program = _installed()
+    (folder / "fixtures.json").write_text(json.dumps(FIXTURES))
+    process = subprocess.Popen(
+        ["node", str(program), "-p", "0", "-f", str(folder / "fixtures.json")],
+        env={**os.environ, "AIMOCK_API_KEYS": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        lines = iter(process.stdout.readline, "")
+        url = next(found.group() for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        running = Emulator(url)
+        yield running
+        running.close()
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def _installed() -> Path:
+    where = Path.home() / ".cache" / "trimtab" / "tests" / PACKAGE.replace("/", "_")
+    program = where / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
+    if program.exists():
+        return program
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("the emulator of OpenAI and Azure needs node and npm, which are not installed")
+    where.mkdir(parents=True, exist_ok=True)
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(where), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"the emulator of OpenAI and Azure could not be installed with npm: {reason}")
+    return program
