@@ -12,22 +12,27 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from trimtab import processes, registry
 from trimtab.errors import EngineError, TrimtabError
 from trimtab.project import Loaded
-from trimtab.providers import ask, llama_cpp
+from trimtab.providers import ask, llama_cpp, prices
 from trimtab.records.gateway import EngineState, Routes, ServedEntity
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import ModelVersion
 from trimtab.settings import Settings
+from trimtab.store import keys
 from trimtab.store.control import Control
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+KEYS_SECONDS = 0.25
 RESTART_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 """An engine that left the routes stops at the earliest after this, and not while it decodes."""
@@ -62,11 +67,12 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     control = Control(settings)
     fleet = _Fleet(settings, loaded, control)
     settings.runtime.mkdir(parents=True, exist_ok=True)
+    keys_stop = _follow_keys(settings, loaded, control)
     _follow(fleet)
     children: dict[str, processes.Child] = {}
     try:
         while not stopping.is_set():
-            _keep(settings, children, open_browser)
+            _keep(settings, children, open_browser, _key_args(settings, loaded))
             _follow(fleet)
             stopping.wait(POLL_SECONDS)
     finally:
@@ -75,7 +81,9 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
                 children[name].stop()
         for engine in fleet.engines.values():
             _stop(fleet, engine, "stopped")
-        settings.routes_file.unlink(missing_ok=True)
+        keys_stop()
+        for file in (settings.routes_file, settings.keys_file):
+            file.unlink(missing_ok=True)
     return 0
 
 
@@ -84,13 +92,54 @@ def urls(settings: Settings) -> tuple[str, str]:
     return f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.dashboard_port}"
 
 
-def _keep(settings: Settings, children: dict[str, processes.Child], open_browser: bool) -> None:
+def _key_args(settings: Settings, loaded: Loaded) -> list[str]:
+    """What the gateway is told about keys; nothing when nobody is asked for one."""
+    if loaded.project.endpoint.auth == "none":
+        return []
+    return ["--keys", str(settings.keys_file), "--ledger", str(settings.ledger_file)]
+
+
+def _follow_keys(settings: Settings, loaded: Loaded, control: Control) -> Callable[[], None]:
+    """Keep the file of live keys as the records say; returns how to stop. A thread of its own: a revoked key must be
+    out within a second, also while an engine takes long to load."""
+    project, stopping = loaded.project, threading.Event()
+    before = ""
+
+    def write() -> None:
+        nonlocal before
+        now = keys.live(control, project.name, project.endpoint, utc_now()).model_dump_json()
+        if now != before:
+            _replace(settings.keys_file, now)
+            before = now
+
+    def follow() -> None:
+        while not stopping.wait(KEYS_SECONDS):
+            try:
+                write()
+            except Exception as error:  # the database may be away for a while; the gateway keeps the keys it has
+                log.warning("the keys cannot be followed: %s", error)
+
+    thread = threading.Thread(target=follow, name="trimtab-keys", daemon=True)
+
+    def stop() -> None:
+        stopping.set()
+        if thread.is_alive():
+            thread.join()
+
+    if project.endpoint.auth == "keys":
+        write()
+        thread.start()
+    return stop
+
+
+def _keep(settings: Settings, children: dict[str, processes.Child], open_browser: bool, key_args: list[str]) -> None:
     """Start the gateway and the control process, again when one has died."""
     host, dashboard = settings.host, urls(settings)[1]
     wanted = {
         "gateway": [
             *("--routes", str(settings.routes_file), "--journal", str(settings.journal)),
             *("--host", host, "--port", str(settings.port), "--dashboard", dashboard),
+            *key_args,
         ],
         "control": ["--project", str(settings.root), *(["--open"] if open_browser and not children else [])],
     }
@@ -161,8 +210,14 @@ def _start(fleet: _Fleet, version: ModelVersion) -> _Engine:
     except TrimtabError:
         child.stop()
         raise
+    price = prices.of(version.spec.base.name, fleet.loaded.project.model)
     entity = ServedEntity(
-        model=version.spec.model, version=version.version, address=address, template=template, api_key=key
+        model=version.spec.model,
+        version=version.version,
+        address=address,
+        template=template,
+        api_key=key,
+        price=None if price is None else msgspec.structs.asdict(price),
     )
     return _Engine(version, child, key, entity)
 

@@ -14,6 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from trimtab.providers.prices import Price
+
 Route = Literal["champion", "canary"]
 
 
@@ -32,6 +34,7 @@ class Entity(msgspec.Struct, frozen=True):
     address: str
     template: Template
     api_key: str = ""
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")

@@ -20,7 +20,10 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _MLFLOW_CODES = {
     400: "BAD_REQUEST",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "ENDPOINT_NOT_FOUND",
+    429: "REQUEST_LIMIT_EXCEEDED",
     502: "INTERNAL_ERROR",
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
@@ -29,17 +32,28 @@ _DECIDED_BY_VERSION = ("tools", "tool_choice", "functions", "function_call", "re
 
 
 class Fault(Exception):
-    """A request that gets an error instead of an answer. `code` is stable, `param` names the field at fault."""
+    """A request that gets an error instead of an answer. `code` is stable, `param` names the field at fault, `kind` is
+    OpenAI's type of error where it is not told by the status, `headers` are complete lines."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        *,
+        kind: str | None = None,
+        headers: bytes = b"",
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
+        self.kind, self.headers = kind, headers
 
     def body(self, path: str) -> bytes:
         """The error in the envelope that clients of this path expect: MLflow's or OpenAI's."""
         if path == "/invocations":
             return _encode({"error_code": _MLFLOW_CODES.get(self.status, "BAD_REQUEST"), "message": self.message})
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = self.kind or ("server_error" if self.status >= 500 else "invalid_request_error")
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
         return _encode({"error": error})
 

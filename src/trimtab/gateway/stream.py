@@ -19,10 +19,13 @@ class EngineFailed(Exception):
 
 
 class Usage(msgspec.Struct):
-    """Tokens as the engine counted them."""
+    """Tokens as the engine counted them. Cached and cache-write ones are part of the prompt, reasoning of the rest."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 class _Delta(msgspec.Struct):

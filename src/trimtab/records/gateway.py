@@ -22,6 +22,8 @@ class ServedEntity(Record):
     template: dict[str, Any]
     api_key: str = ""
     """Bearer token of the engine."""
+    price: dict[str, int] | None = None
+    """`providers.prices.Price`: nano-USD for one token of each kind; None: what it costs is not known."""
 
 
 class Routes(Record):

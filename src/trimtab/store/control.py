@@ -61,7 +61,7 @@ _audit = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
 )
 
-AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end"})
+AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"})
 """Kinds of fact that enter the audit chain in the transaction that writes them."""
 
 

@@ -250,6 +250,10 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
         "route": [frame.route for frame in closed],
         "input_text": [frame.input_text for frame in closed],
         "output_text": [frame.output_text for frame in closed],
+        "cost_nano_usd": [frame.cost_nano_usd for frame in closed],
+        "cached_tokens": [frame.cached_tokens for frame in closed],
+        "cache_write_tokens": [frame.cache_write_tokens for frame in closed],
+        "reasoning_tokens": [frame.reasoning_tokens for frame in closed],
     }
     return pl.DataFrame(columns, schema=INFERENCE)
 

@@ -50,9 +50,13 @@ INFERENCE = pl.Schema(
         "route": pl.String,
         "input_text": pl.String,
         "output_text": pl.String,
+        "cost_nano_usd": pl.Int64,
+        "cached_tokens": pl.Int64,
+        "cache_write_tokens": pl.Int64,
+        "reasoning_tokens": pl.Int64,
     }
 )
-"""Columns of `inference`, in order."""
+"""Columns of `inference`, in order. Money is in nano-USD (1e-9 USD); null where the model has no price."""
 
 FEEDBACK = pl.Schema(
     {
