@@ -6,7 +6,6 @@ price is nano-USD for one token, so 1.25 USD per million tokens is 1250: nothing
 
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from functools import cache
@@ -59,15 +58,12 @@ def of(base: str, model: ModelSection) -> Price | None:
     said = model.price
     if said is None or base != model.base:
         return listed(base)
-    values = (said.input, said.output, said.cached_input, said.cache_write)
-    return price(*(None if usd is None else Decimal(str(usd)) for usd in values))
+    cached, written = (None if usd is None else _usd(usd) for usd in (said.cached_input, said.cache_write))
+    return price(_usd(said.input), _usd(said.output), cached, written)
 
 
 def price(
-    usd_input: Decimal | None,
-    usd_output: Decimal | None,
-    usd_cached: Decimal | None = None,
-    usd_write: Decimal | None = None,
+    usd_input: Decimal, usd_output: Decimal, usd_cached: Decimal | None = None, usd_write: Decimal | None = None
 ) -> Price:
     """A price from USD per million tokens. Without a price of their own, cached and written tokens cost as input.
 
@@ -81,10 +77,28 @@ def listed(base: str) -> Price | None:
     """The list price of a base (`openai:gpt-5.4`, `openai:gpt-5.4-2026-03-05`), or None when the table has none."""
     scheme, _, model = base.partition(":")
     row = _table().get((scheme, re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model)))
-    if row is None:
-        return None
-    cached, written = (None if row[name] is None else Decimal(row[name]) for name in ("cached_input", "cache_write"))
-    return price(Decimal(row["input"]), Decimal(row["output"]), cached, written)
+    return None if row is None else price(row.input, row.output, row.cached_input, row.cache_write)
+
+
+class _Row(msgspec.Struct):
+    provider: str
+    model: str
+    input: Decimal
+    cached_input: Decimal | None
+    cache_write: Decimal | None
+    output: Decimal
+    source: str
+    date: str
+
+
+class _Table(msgspec.Struct):
+    about: str
+    prices: list[_Row]
+
+
+def _usd(value: float) -> Decimal:
+    """A number as it was written: its shortest decimal form."""
+    return Decimal(str(value))
 
 
 def _nano(usd_per_million: Decimal) -> int:
@@ -95,6 +109,6 @@ def _nano(usd_per_million: Decimal) -> int:
 
 
 @cache
-def _table() -> dict[tuple[str, str], dict[str, str | None]]:
-    rows = json.loads(_DATA.read_text(encoding="utf-8"))["prices"]
-    return {(row["provider"], row["model"]): row for row in rows}
+def _table() -> dict[tuple[str, str], _Row]:
+    rows = msgspec.json.decode(_DATA.read_bytes(), type=_Table).prices
+    return {(row.provider, row.model): row for row in rows}
