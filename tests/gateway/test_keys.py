@@ -183,7 +183,7 @@ def test_a_broken_keys_file_lets_nobody_new_in_and_nobody_out(place: Place) -> N
 
 
 def test_every_hash_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
-    """A rotated key has two hashes, an unknown one none: the same comparisons are made for a right and a wrong secret."""
+    """A rotated key has two hashes, an unknown one none: a wrong secret is compared as often as a right one."""
     secret, key = issue()
     other = hashlib.sha256(b"older").hexdigest()
     publish(place, key.model_copy(update={"sha256": (*key.sha256, other), "until_ms": (None, None)}))

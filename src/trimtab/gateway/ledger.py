@@ -32,6 +32,7 @@ SYNC_SECONDS = 1.0
 _TAG, _REQUESTS, _TOKENS, _REFUNDED, _SPENT = 0, 1, 2, 3, 4
 _PERIODS = {"hour": 0, "day": 1, "month": 2}
 _SECOND = 1_000_000_000
+_WRAP = 2**62  # what was refunded is only ever compared, so it may start over
 
 
 class Reserved(NamedTuple):
@@ -151,15 +152,18 @@ class Ledger:
         return Reserved(base, tokens, nano_usd, tuple(periods), requests_full, tokens_full, words[base + _REFUNDED])
 
     def _settle_tokens(self, rate: Rate, base: int, reserved: Reserved, now: int, tokens: int) -> None:
-        """More than reserved is a debt. Less is given back as far as the bucket has not refilled over it meanwhile:
-        a bucket that was full cannot hold the difference, or a later burst would be larger than the limit."""
-        words = self._words
-        owed = (tokens - reserved.tokens) * _each(rate)
-        if owed < 0:
-            still_there = reserved.tokens_full - now - (words[base + _REFUNDED] - reserved.refunded)
-            owed = -min(-owed, max(0, still_there))
-            words[base + _REFUNDED] -= owed
-        words[base + _TOKENS] = max(words[base + _TOKENS], now if owed > 0 else 0) + owed
+        """More than reserved is a debt, of two buckets at most. Less is given back, as far as the bucket has not
+        refilled over it: a full one cannot hold the difference, or a later burst would be larger than the limit."""
+        words, each = self._words, _each(rate)
+        owed = (tokens - reserved.tokens) * each
+        if owed > 0:
+            full_at = max(words[base + _TOKENS], now) + owed
+            words[base + _TOKENS] = min(full_at, now + 2 * rate.count * each)
+            return
+        since = (words[base + _REFUNDED] - reserved.refunded) % _WRAP
+        refund = min(-owed, max(0, reserved.tokens_full - now - since))
+        words[base + _REFUNDED] = (words[base + _REFUNDED] + refund) % _WRAP
+        words[base + _TOKENS] -= refund
 
     def _slot(self, key: Key) -> int:
         """Where a key's words begin; the file grows when they are not there yet."""
