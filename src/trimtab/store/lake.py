@@ -156,5 +156,10 @@ def next_row(table: DeltaTable) -> int:
 
 
 def _scan(path: Path, schema: pl.Schema) -> pl.LazyFrame:
+    """The table with every column of the schema: what a table of an earlier release lacks is null."""
     table = open_table(path)
-    return pl.LazyFrame(schema=schema) if table is None else pl.scan_delta(table)
+    if table is None:
+        return pl.LazyFrame(schema=schema)
+    found = pl.scan_delta(table)
+    known = found.collect_schema()
+    return found.with_columns(pl.lit(None, kind).alias(name) for name, kind in schema.items() if name not in known)
