@@ -20,6 +20,7 @@ import os
 import sys
 import threading
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -76,14 +77,18 @@ class Ledger:
             return self._reserve(key, base, now, tokens, nano_usd)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._dirty.set()
+            if not self._dirty.is_set():
+                self._dirty.set()
 
     def settle(self, key: Key, reserved: Reserved, now: int, tokens: int, nano_usd: int) -> None:
         """Put what a request used in the place of what it had reserved. Call it once."""
-        words, base = self._words, self._slot(key)
+        if key.tokens is None and not key.budgets:
+            return
+        base = self._slot(key)
+        words = self._words
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            if words[base] != _tag(key):
+            if words[base] != _tag(key.id):
                 return  # the file was begun anew meanwhile
             if key.tokens is not None:
                 self._settle_tokens(key.tokens, base, reserved, now, tokens)
@@ -93,13 +98,14 @@ class Ledger:
                 words[at + 1] += nano_usd - reserved.nano_usd if current else max(0, nano_usd - reserved.nano_usd)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._dirty.set()
+            if not self._dirty.is_set():
+                self._dirty.set()
 
     def spent(self, key: Key, budget: Budget, now: int) -> int:
         """Nano-USD spent and reserved in the period of a moment."""
         at = self._slot(key) + _SPENT + 2 * _PERIODS[budget.per]
         words = self._words
-        return words[at + 1] if words[at - at % SLOT_WORDS] == _tag(key) and words[at] >= _period(budget, now) else 0
+        return words[at + 1] if words[at - at % SLOT_WORDS] == _tag(key.id) and words[at] >= _period(budget, now) else 0
 
     def full_at(self, key: Key) -> tuple[int, int]:
         """When (epoch ns) the buckets of requests and of tokens would be full again."""
@@ -117,7 +123,7 @@ class Ledger:
         os.close(self._fd)
 
     def _reserve(self, key: Key, base: int, now: int, tokens: int, nano_usd: int) -> Reserved | Refused:
-        words, tag = self._words, _tag(key)
+        words, tag = self._words, _tag(key.id)
         if words[base] != tag:
             for word in range(base + 1, base + SLOT_WORDS):
                 words[word] = 0
@@ -219,9 +225,10 @@ def _each(rate: Rate) -> int:
     return -(-rate.seconds * _SECOND // rate.count)
 
 
-def _tag(key: Key) -> int:
+@lru_cache(4096)
+def _tag(key_id: str) -> int:
     """What says in a slot whose it is."""
-    return int.from_bytes(blake2b(key.id.encode(), digest_size=8).digest(), signed=True) | 1
+    return int.from_bytes(blake2b(key_id.encode(), digest_size=8).digest(), signed=True) | 1
 
 
 def _period(budget: Budget, now: int) -> int:

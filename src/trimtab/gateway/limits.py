@@ -49,14 +49,17 @@ def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Sn
     key, entities = exchange.key, snapshot.entities() if snapshot is not None else []
     if key is None or ledger is None or not key.limited or not entities:
         return Admitted(key, prompt=len(exchange.body) // BYTES_A_TOKEN)
-    needs = [_needs(entity, asked, len(exchange.body)) for entity in entities]
-    prompt, tokens = (max(column) for column in zip(*((need.prompt, need.tokens) for need in needs), strict=True))
-    money = [need.nano_usd for need in needs if need.nano_usd is not None]
-    if key.budgets and len(money) < len(needs):
-        raise Fault(503, "no_price", f"{key.id} has a budget, and what the model costs is not known: set model.price")
+    prompt = tokens = nano_usd = 0
+    for entity in entities:  # whichever will answer
+        need = _needs(entity, asked, len(exchange.body))
+        if key.budgets and need.nano_usd is None:
+            raise Fault(
+                503, "no_price", f"{key.id} has a budget, and what the model costs is not known: set model.price"
+            )
+        prompt, tokens, nano_usd = max(prompt, need.prompt), max(tokens, need.tokens), max(nano_usd, need.nano_usd or 0)
     now = time.time_ns()
     try:
-        reserved = ledger.reserve(key, now, tokens, max(money, default=0))
+        reserved = ledger.reserve(key, now, tokens, nano_usd)
     except OSError as error:
         message = f"what {key.id} has used cannot be recorded: {error.strerror or error}"
         raise Fault(503, "ledger_unavailable", message) from error
