@@ -27,7 +27,7 @@ def look(
 ) -> None:
     """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
     _base(reading, project.model.base)
-    _endpoint(reading, project)
+    _limits(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
     _alerts(reading, project)
@@ -64,7 +64,7 @@ def _gguf(reading: Reading, loc: Loc, name: str) -> None:
         reading.fault(loc, f"{shown(name)} is not a GGUF file", "name a model converted for llama.cpp, *.gguf")
 
 
-def _endpoint(reading: Reading, project: Project) -> None:
+def _limits(reading: Reading, project: Project) -> None:
     """Limits are those of keys, and money can only be counted where there is a price."""
     endpoint = project.endpoint
     for name in ("rate_limit", "budget"):
