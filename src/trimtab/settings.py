@@ -66,6 +66,16 @@ class Settings:
         return self.runtime / "routes.json"
 
     @property
+    def keys_file(self) -> Path:
+        """The live API keys, as hashes, that gateways follow; replaced atomically by the supervisor."""
+        return self.runtime / "keys.json"
+
+    @property
+    def ledger_file(self) -> Path:
+        """What each key has used, shared by all gateways. Not in `runtime`: to delete it is to forget the spending."""
+        return self.home / "ledger.bin"
+
+    @property
     def progress_file(self) -> Path:
         """The step in progress of the running cycle; replaced atomically by the lifecycle."""
         return self.runtime / "progress.json"

@@ -12,22 +12,27 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from trimtab import processes, registry
 from trimtab.errors import EngineError, Fixable, TrimtabError
 from trimtab.project import Loaded
-from trimtab.providers import ask, engine, openai
+from trimtab.providers import ask, engine, openai, prices
 from trimtab.records.gateway import EngineState, Routes, ServedEntity
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import ModelVersion
 from trimtab.settings import Settings
+from trimtab.store import keys
 from trimtab.store.control import Control
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+KEYS_SECONDS = 0.25
 RESTART_SECONDS = 1.0
 GOLDEN_SECONDS = 120.0
 """Longest wait for an engine's answer to its golden prompt."""
@@ -73,11 +78,12 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     fleet = _Fleet(settings, loaded, control, fallback=_fallback(settings, loaded, control))
     fleet.shadow = _shadow(settings, loaded, control)
     settings.runtime.mkdir(parents=True, exist_ok=True)
+    keys_stop = _follow_keys(settings, loaded, control)
     _follow(fleet)
     children: dict[str, processes.Child] = {}
     try:
         while not stopping.is_set():
-            _keep(settings, children, open_browser)
+            _keep(settings, children, open_browser, _key_args(settings, loaded))
             _follow_if_possible(fleet)
             stopping.wait(POLL_SECONDS)
     finally:
@@ -86,7 +92,9 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
                 children[name].stop()
         for running in fleet.engines.values():
             _stop(fleet, running, "stopped")
-        settings.routes_file.unlink(missing_ok=True)
+        keys_stop()
+        for file in (settings.routes_file, settings.keys_file):
+            file.unlink(missing_ok=True)
     return 0
 
 
@@ -112,13 +120,54 @@ def _shadow(settings: Settings, loaded: Loaded, control: Control) -> int | None:
     return registry.get(control, loaded.project.name, section.version or 0).version
 
 
-def _keep(settings: Settings, children: dict[str, processes.Child], open_browser: bool) -> None:
+def _key_args(settings: Settings, loaded: Loaded) -> list[str]:
+    """What the gateway is told about keys; nothing when nobody is asked for one."""
+    if loaded.project.endpoint.auth == "none":
+        return []
+    return ["--keys", str(settings.keys_file), "--ledger", str(settings.ledger_file)]
+
+
+def _follow_keys(settings: Settings, loaded: Loaded, control: Control) -> Callable[[], None]:
+    """Keep the file of live keys as the records say; returns how to stop. A thread of its own: a revoked key must be
+    out within a second, also while an engine takes long to load."""
+    project, stopping = loaded.project, threading.Event()
+    before = ""
+
+    def write() -> None:
+        nonlocal before
+        now = keys.live(control, project.name, project.endpoint, utc_now()).model_dump_json()
+        if now != before:
+            _replace(settings.keys_file, now)
+            before = now
+
+    def follow() -> None:
+        while not stopping.wait(KEYS_SECONDS):
+            try:
+                write()
+            except Exception as error:  # the database may be away for a while; the gateway keeps the keys it has
+                log.warning("the keys cannot be followed: %s", error)
+
+    thread = threading.Thread(target=follow, name="trimtab-keys", daemon=True)
+
+    def stop() -> None:
+        stopping.set()
+        if thread.is_alive():
+            thread.join()
+
+    if project.endpoint.auth == "keys":
+        write()
+        thread.start()
+    return stop
+
+
+def _keep(settings: Settings, children: dict[str, processes.Child], open_browser: bool, key_args: list[str]) -> None:
     """Start the gateway and the control process, again when one has died."""
     host, dashboard = settings.host, urls(settings)[1]
     wanted = {
         "gateway": [
             *("--routes", str(settings.routes_file), "--journal", str(settings.journal)),
             *("--host", host, "--port", str(settings.port), "--dashboard", dashboard),
+            *key_args,
         ],
         "control": ["--project", str(settings.root), *(["--open"] if open_browser and not children else [])],
     }
@@ -208,6 +257,8 @@ def _start(fleet: _Fleet, version: ModelVersion) -> _Engine:
         opened.stop()
         raise
     names = {"model": version.spec.model, "version": version.version, "template": opened.template}
+    price = prices.of(version.spec.base.name, fleet.loaded.project.model)
+    names["price"] = None if price is None else msgspec.structs.asdict(price)
     return _Engine(version, opened, ServedEntity(**opened.upstream.model_dump(), **names))
 
 

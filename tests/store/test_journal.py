@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import resource
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,3 +218,16 @@ def test_a_segment_is_locked_from_its_first_byte_until_its_writer_closes(tmp_pat
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         journal.close()
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_frame_of_an_earlier_release_is_read_with_the_defaults_of_what_came_later(tmp_path: Path) -> None:
+    now = closed("r", cost_nano_usd=5, cached_tokens=4, cache_write_tokens=3, reasoning_tokens=2)
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(now))
+    assert fields[19:] == [5, 4, 3, 2]
+    body = b"\x02" + msgspec.msgpack.encode(fields[:19])
+    path = tmp_path / "1-1.seg"
+    path.write_bytes(struct.pack("<II", len(body), zlib.crc32(body)) + body)
+    ((_, read),) = frames(path)
+    assert read == closed("r")
+    assert isinstance(read, Closed)
+    assert read.cost_nano_usd is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import write_deltalake
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -25,7 +27,8 @@ sampling_fraction DOUBLE, execution_duration_ms BIGINT, request STRING, response
 logging_error_codes ARRAY<STRING>, served_entity_id STRING, requester STRING,
 time_to_first_byte_ms BIGINT, input_tokens BIGINT, output_tokens BIGINT, trace_id STRING,
 request_tags MAP<STRING;STRING>, model_name STRING, model_version STRING,
-row BIGINT, outcome STRING, route STRING, input_text STRING, output_text STRING
+row BIGINT, outcome STRING, route STRING, input_text STRING, output_text STRING,
+cost_nano_usd BIGINT, cached_tokens BIGINT, cache_write_tokens BIGINT, reasoning_tokens BIGINT
 """
 """Databricks' inference table (endpoints with AI Gateway), its request-log extras, then ours."""
 
@@ -98,6 +101,10 @@ def test_a_row_says_what_the_journal_said(place: Settings) -> None:
         "route": "champion",
         "input_text": "Grüße",
         "output_text": '{"intent":"delivery"}',
+        "cost_nano_usd": None,
+        "cached_tokens": None,
+        "cache_write_tokens": None,
+        "reasoning_tokens": None,
     }
 
 
@@ -171,3 +178,20 @@ def test_the_latest_human_label_counts(place: Settings) -> None:
     assert labels(lake) == {"a": '{"v":"corrected"}'}
     until = datetime.fromtimestamp(3.5, UTC)
     assert lake.labelled(until=until)["label"].to_list() == ['{"v":"latest"}'], "what is said later is not seen"
+
+
+def test_a_lake_of_an_earlier_release_is_read_and_goes_on(place: Settings) -> None:
+    """Its table ends with output_text: what came later is null in its rows."""
+    later = ["cost_nano_usd", "cached_tokens", "cache_write_tokens", "reasoning_tokens"]
+    keep(place, closed("old"))
+    rows = pl.scan_delta(place.lake / "inference").collect().drop(later)
+    shutil.rmtree(place.lake / "inference")
+    write_deltalake(place.lake / "inference", rows)
+    lake = Lake(place)
+    assert lake.sample(0, 9).select("databricks_request_id", *later).rows() == [("old", None, None, None, None)]
+    keep(place, closed("new", cost_nano_usd=17_000, cached_tokens=3, cache_write_tokens=2, reasoning_tokens=1))
+    assert lake.sample(0, 9).select("databricks_request_id", "output_tokens", *later).rows() == [
+        ("old", 7, None, None, None, None),
+        ("new", 7, 17_000, 3, 2, 1),
+    ]
+    assert lake.sample(0, 9).schema == INFERENCE

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import evidence, live, loop, prepare, show
+from trimtab.cli import evidence, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -26,7 +26,7 @@ class _Lifecycle(TyperGroup):
 
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
-    ("Serve and watch", ("register", "up", "status", "history")),
+    ("Serve and watch", ("register", "up", "keys", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
     ("Evidence", ("audit", "card")),
     ("See it all in minutes", ("demo",)),
@@ -48,6 +48,15 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (prepare.demo, "trimtab demo"),
 )
 _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
+    "keys": (
+        "Say who may ask, and how much: API keys with scopes, limits and budgets.",
+        (
+            (keys.create, "trimtab keys create ci --scope predict --expires 90d --rate 600/min"),
+            (keys.list_, "trimtab keys list"),
+            (keys.rotate, "trimtab keys rotate key-3f9a12bc45d6 --grace 1h"),
+            (keys.revoke, "trimtab keys revoke key-3f9a12bc45d6"),
+        ),
+    ),
     "cycle": (
         "Run the retraining cycle.",
         ((loop.run, 'trimtab cycle run --reason "new product line"'),),
@@ -74,7 +83,7 @@ def _application() -> typer.Typer:
     for name, (about, bodies) in _GROUPS.items():
         group = typer.Typer(no_args_is_help=True, help=about, epilog=f"Example: {bodies[0][1]}")
         for body, example in bodies:
-            group.command(help=_help(body), epilog=f"Example: {example}")(body)
+            group.command(body.__name__.rstrip("_"), help=_help(body), epilog=f"Example: {example}")(body)
         app.add_typer(group, name=name, rich_help_panel=panel[name])
     return app
 

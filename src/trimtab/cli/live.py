@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,16 +36,28 @@ def register(project: Folder = Path()) -> None:
 def up(
     project: Folder = Path(),
     open_browser: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
+    anybody: Annotated[bool, typer.Option("--anybody", help="Serve other machines although no key is asked.")] = False,
 ) -> None:
     """Start everything and keep it running: engine, gateway, monitors, schedule, dashboard. Ctrl-C stops it.
 
     Addresses come from TRIMTAB_HOST (127.0.0.1), TRIMTAB_PORT (8080) and TRIMTAB_DASHBOARD_PORT (8081).
     """
     settings, loaded = opened(project)
+    if loaded.project.endpoint.auth == "none" and not anybody and not _is_this_machine(settings.host):
+        message = f"TRIMTAB_HOST {settings.host} is open to other machines, and endpoint.auth is none"
+        raise Fixable(message, "write `endpoint: {auth: keys}` in trimtab.yaml, or say --anybody")
     from trimtab import supervisor
 
     show.then(f"send OpenAI requests to {_gateway(settings)}, and watch {_dashboard(settings)} or `trimtab status`")
     raise typer.Exit(supervisor.up(settings, loaded, open_browser=open_browser))
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether an address is heard on this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def status(project: Folder = Path()) -> None:

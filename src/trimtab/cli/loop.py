@@ -53,7 +53,7 @@ def approve(
     settings, loaded = opened(project)
     from trimtab import lifecycle
 
-    who = actor or _user()
+    who = actor or user()
     lifecycle.approve(settings, loaded, cycle, who)
     show.say(f"approved by {who}")
     show.then("`trimtab status` shows the canary's steps")
@@ -87,12 +87,13 @@ def rollback(
         return
     if not yes:
         typer.confirm("Roll back?", abort=True)
-    move = apply.rollback(settings, control, model, actor=f"cli:{_user()}", reason=reason)
+    move = apply.rollback(settings, control, model, actor=f"cli:{user()}", reason=reason)
     show.say(f"{model} champion is {show.version(move.after)}")
     show.then("`trimtab status`")
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this command, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without a user entry

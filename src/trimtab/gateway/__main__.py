@@ -1,4 +1,5 @@
-"""The gateway process: `python -m trimtab.gateway --routes FILE --journal DIR [--host H] [--port P] [--dashboard URL]`.
+"""The gateway process: `python -m trimtab.gateway --routes FILE --journal DIR [--host H] [--port P] [--dashboard URL]
+[--keys FILE] [--ledger FILE]`.
 
 Prints {"address": "host:port"} on one line when it listens. On SIGTERM, or when the process that holds its standard
 input's pipe is gone: stop accepting, finish what is being answered (bounded), close the journal, exit 0.
@@ -21,6 +22,8 @@ import uvloop
 
 from trimtab.gateway.answer import Gateway, follow
 from trimtab.gateway.app import answer
+from trimtab.gateway.keys import KeysFile
+from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import RoutesFile
 from trimtab.gateway.server import Server
@@ -43,6 +46,8 @@ async def serve(options: argparse.Namespace) -> None:
         Shadows(options.journal),
         deadline=options.deadline,
         dashboard=options.dashboard,
+        keys=KeysFile(options.keys) if options.keys else None,
+        ledger=Ledger(options.ledger) if options.ledger else None,
     )
     try:
         follow(gateway)
@@ -57,6 +62,8 @@ async def serve(options: argparse.Namespace) -> None:
     finally:
         await gateway.shadows.stop()
         gateway.journal.close()
+        if gateway.ledger is not None:
+            gateway.ledger.close()
 
 
 async def _follow(gateway: Gateway) -> None:
@@ -87,6 +94,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free one")
     parser.add_argument("--dashboard", help="URL that / redirects to")
+    parser.add_argument("--keys", type=Path, help="file of the live keys, replaced by the supervisor; without: no keys")
+    parser.add_argument("--ledger", type=Path, help="file of what keys have used, shared by all gateways")
     parser.add_argument("--deadline", type=float, help="seconds for one answer; default: as the routes file says")
     parser.add_argument("--drain", type=float, default=10.0, help="seconds for answers in progress when stopping")
     options = parser.parse_args()

@@ -24,8 +24,10 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.gateway import attempts, routes, shapes, stream, upstream
+from trimtab.gateway import attempts, limits, routes, shapes, stream, upstream
 from trimtab.gateway.attempts import Trial, Way
+from trimtab.gateway.keys import KeysFile
+from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import Entity, Route, RoutesFile, Snapshot
 from trimtab.gateway.server import Exchange
@@ -57,6 +59,9 @@ class Gateway:
     dashboard: str | None = None
     owed: list[Closed] = field(default_factory=list)
     """Rows whose end the journal did not take: settled before the next row is opened."""
+    keys: KeysFile | None = None
+    """Who may ask; None: anybody."""
+    ledger: Ledger | None = None
 
 
 @dataclass(slots=True)
@@ -86,17 +91,26 @@ class Row:
     attempted: float = 0.0
     """When the last attempt began."""
     shadow_of: str | None = None
+    admitted: limits.Admitted = limits.NOTHING
 
 
 def follow(gateway: Gateway) -> None:
-    """Look at the routes file; connections to engines that left it are closed."""
+    """Look at the routes file; connections to engines that left it are closed. And at the keys file."""
+    if gateway.keys is not None:
+        gateway.keys.refresh()
     if gateway.routes.refresh() and gateway.routes.snapshot is not None:
         gateway.pool.keep(gateway.routes.snapshot)
 
 
 async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -> None:
     """Answer what was asked. Raises Fault when no row could be opened; from there on every end is a row and a reply."""
-    row = _open(gateway, exchange, request_id, asked)
+    admitted = limits.admit(gateway.ledger, exchange, asked, gateway.routes.snapshot)
+    try:
+        row = _open(gateway, exchange, request_id, asked)
+    except Exception:
+        limits.release(gateway.ledger, admitted)
+        raise
+    row.admitted = admitted
     await _answered(gateway, row, _streamed if asked.stream else _whole)
 
 
@@ -330,6 +344,7 @@ def _who(exchange: Exchange, asked: Asked) -> tuple[str, str]:
     """The canary's caller key, and who is on record as the requester. A secret is only ever kept as its hash."""
     authorization = exchange.headers.get(b"authorization")
     key = f"key:{blake2b(authorization, digest_size=8).hexdigest()}" if authorization else ""
+    key = exchange.key.id if exchange.key is not None else key
     caller = asked.user or _header(exchange, b"x-trimtab-caller") or key or exchange.peer
     return caller, key or exchange.peer
 
@@ -380,6 +395,7 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
     if row.tried and outcome == "ok":
         row.tried.append(Attempt(row.entity.upstream, 200, "ok", round((now - row.attempted) * 1000)))
+    cost = limits.settle(gateway.ledger, row.admitted, row.usage, row.entity, outcome, bool(row.sent))
     as_opened = msgspec.structs.asdict(row.opened)
     frame = Closed(
         **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},
@@ -396,6 +412,10 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
         response=response,
         attempts=tuple(row.tried),
         shadow_of=row.shadow_of,
+        cost_nano_usd=cost,
+        cached_tokens=row.usage.cached_tokens,
+        cache_write_tokens=row.usage.cache_write_tokens,
+        reasoning_tokens=row.usage.reasoning_tokens,
     )
     try:
         gateway.journal.closed(frame)
@@ -421,9 +441,10 @@ def no_journal(error: OSError) -> Fault:
 def _headers(row: Row) -> bytes:
     overhead = (time.perf_counter() - row.exchange.at - row.engine_seconds) * 1000
     version = f"{row.entity.model}/{row.entity.version}".encode("ascii", "replace")
-    return b"x-request-id: %b\r\nx-trimtab-version: %b\r\nx-trimtab-route: %b\r\nx-trimtab-overhead-ms: %.3f\r\n" % (
+    return b"x-request-id: %b\r\nx-trimtab-version: %b\r\nx-trimtab-route: %b\r\nx-trimtab-overhead-ms: %.3f\r\n%b" % (
         row.opened.request_id.encode(),
         version,
         row.route.encode(),
         overhead,
+        row.admitted.headers,
     )

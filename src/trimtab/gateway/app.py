@@ -19,6 +19,7 @@ import msgspec
 
 from trimtab.gateway import openapi
 from trimtab.gateway.answer import Gateway, no_journal, question
+from trimtab.gateway.keys import authenticate
 from trimtab.gateway.server import Exchange
 from trimtab.gateway.shapes import (
     Asked,
@@ -42,6 +43,7 @@ async def answer(gateway: Gateway, exchange: Exchange) -> None:
     try:
         if exchange.fault is not None:
             raise exchange.fault
+        exchange.key = authenticate(gateway.keys, exchange.path, exchange.headers)
         await _action(exchange)(gateway, exchange, request_id)
     except Fault as fault:
         _reply_fault(exchange, request_id, fault)
@@ -135,7 +137,7 @@ def _reply_json(exchange: Exchange, request_id: str, status: int, value: dict[st
 
 
 def _reply_fault(exchange: Exchange, request_id: str, fault: Fault) -> None:
-    headers = b"x-request-id: %b\r\n" % request_id.encode()
+    headers = b"x-request-id: %b\r\n%b" % (request_id.encode(), fault.headers)
     if fault.status == 405:
         headers += b"allow: %b\r\n" % _found(exchange.path)[0].encode()
     exchange.reply(fault.status, fault.body(exchange.path), headers)

@@ -14,6 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from trimtab.providers.prices import Price
+
 Route = Literal["champion", "canary", "fallback", "shadow"]
 
 
@@ -39,6 +41,7 @@ class Entity(msgspec.Struct, frozen=True):
     key_header: str = "authorization"
     connect_seconds: float = 5.0
     first_byte_seconds: float = 600.0
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
@@ -88,9 +91,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     fallback: list[Entity] = []
     shadow: Entity | None = None
 
+    def answering(self) -> list[Entity]:
+        """The versions that may answer a caller."""
+        return [entity for entity in (self.champion, self.canary, *self.fallback) if entity is not None]
+
     def entities(self) -> list[Entity]:
         """The versions that may be asked."""
-        return [entity for entity in (self.champion, self.canary, *self.fallback, self.shadow) if entity is not None]
+        return [*self.answering(), *([self.shadow] if self.shadow is not None else [])]
 
 
 _decode = msgspec.json.Decoder(Snapshot).decode

@@ -19,6 +19,7 @@ from typing import cast
 
 import httptools
 
+from trimtab.gateway.keys import Key
 from trimtab.gateway.shapes import Fault
 
 HEAD_BYTES = 32 * 1024
@@ -54,6 +55,7 @@ class Exchange:
         "fault",
         "headers",
         "keep_alive",
+        "key",
         "method",
         "path",
         "peer",
@@ -67,6 +69,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self.fault: Fault | None = None
+        self.key: Key | None = None  # whose request it is, once that was checked
         self.keep_alive = False
         self.started = False
         self.chunked = True  # False for a client of HTTP/1.0: its answer ends with the connection

@@ -39,6 +39,7 @@ def look(
     _providers(reading, project)
     _base(reading, project, ("model", "base"), project.model.base)
     _endpoint(reading, project)
+    _limits(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
     _alerts(reading, project)
@@ -109,6 +110,19 @@ def _gguf(reading: Reading, loc: Loc, name: str) -> None:
         return
     if magic != b"GGUF":
         reading.fault(loc, f"{shown(name)} is not a GGUF file", "name a model converted for llama.cpp, *.gguf")
+
+
+def _limits(reading: Reading, project: Project) -> None:
+    """Limits are those of keys, and money can only be counted where there is a price."""
+    endpoint = project.endpoint
+    for name in ("rate_limit", "budget"):
+        if endpoint.auth == "none" and getattr(endpoint, name) is not None:
+            message, fix = "limits keys, and none are asked for", "write auth: keys, or remove it"
+            reading.fault(("endpoint", name), message, fix, needs=[("endpoint", "auth")])
+    own_machine = project.model.base.partition(":")[0] not in ("openai", "azure")
+    if endpoint.budget is not None and project.model.price is None and own_machine:
+        message, fix = "needs a price, and this model has none", "add model.price, in USD per million tokens"
+        reading.fault(("endpoint", "budget"), message, fix, needs=[("model", "price"), ("model", "base")])
 
 
 def _labels(reading: Reading, project: Project) -> None:

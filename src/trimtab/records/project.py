@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from trimtab.records import keys
 from trimtab.records.record import Record
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -55,6 +56,44 @@ def _growing(steps: tuple[str, ...]) -> tuple[str, ...]:
     return steps
 
 
+def _rate(value: str) -> str:
+    try:
+        keys.rate(value)
+    except ValueError as error:
+        raise _refused(str(error), "write it like 600/min or 100k/min") from None
+    return value
+
+
+def _budget(value: str) -> str:
+    try:
+        keys.budget(value)
+    except ValueError as error:
+        raise _refused(str(error), "write it like 50 USD/day") from None
+    return value
+
+
+def _price(value: float) -> float:
+    if round(value, 3) != value:
+        raise _refused("has more than three decimals", "give USD per million tokens to a tenth of a cent")
+    return value
+
+
+Usd = Annotated[float, Field(ge=0, le=1_000_000), AfterValidator(_price)]
+
+
+class PriceSection(FileModel):
+    """What tokens cost, in USD per million. Reasoning tokens are output."""
+
+    input: Usd
+    """Prompt tokens."""
+    output: Usd
+    """Answer tokens."""
+    cached_input: Usd | None = None
+    """Prompt tokens that the provider had in its cache; null: as input."""
+    cache_write: Usd | None = None
+    """Prompt tokens that the provider wrote to its cache; null: as input."""
+
+
 class DecodingSection(FileModel):
     """How the answer is decoded; part of the version."""
 
@@ -77,6 +116,8 @@ class ModelSection(FileModel):
     examples: str | None = None
     """JSON Lines file of few-shot examples, each {"input": …, "output": {…}}."""
     decoding: DecodingSection = DecodingSection()
+    price: PriceSection | None = None
+    """What its tokens cost, e.g. of a machine of your own; null: the provider's list price, if it is known."""
 
 
 class TaskSection(FileModel):
@@ -277,8 +318,14 @@ class ShadowSection(FileModel):
 
 
 class EndpointSection(FileModel):
-    """How requests reach the models: what is tried, how often, how many at once."""
+    """Who may ask and how much; how requests reach the models: what is tried, how often, how many at once."""
 
+    auth: Literal["none", "keys"] = "none"
+    """none: anybody who reaches the port; only for this machine. keys: who has an API key (`trimtab keys create`)."""
+    rate_limit: Annotated[str, AfterValidator(_rate)] | None = None
+    """Requests of each key that has no limit of its own, e.g. 600/min."""
+    budget: Annotated[str, AfterValidator(_budget)] | None = None
+    """Money that each key without a budget of its own may spend, e.g. 50 USD/day: hour, day or month, in UTC."""
     deadline: float = Field(default=60.0, gt=0, le=3600)
     """Seconds for one answer, all attempts and waits included."""
     attempts: int = Field(default=2, ge=1, le=10)

@@ -67,7 +67,7 @@ _checkpoints = sa.Table(
     sa.Column("note", sa.Text, nullable=False),
 )
 
-AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end"})
+AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"})
 """Kinds of fact that enter the audit log in the transaction that writes them."""
 
 

@@ -9,6 +9,8 @@ How a power cut is survived: delta-rs syncs nothing. A journal is synced before 
 synced before the next one, and a segment is deleted only when its writer has let go of it, both tables hold all of it
 and their last commits are synced.
 
+How a table of an earlier release goes on: columns that it lacks are added, at its end, by the first commit with them.
+
 How the tables stay small to read: delta-rs writes a checkpoint every 100 commits; after every hundredth the small
 files are merged into files of up to 32 MiB, and files that no version of the last seven days needs are removed.
 """
@@ -154,7 +156,8 @@ class _Run:
         try:
             table = self._tables[name] = self._tables[name] or _create(path, rows.schema)
             self._sync(name)
-            write_deltalake(table, rows, mode="append", commit_properties=CommitProperties(app_transactions=done))
+            properties = CommitProperties(app_transactions=done)
+            write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=properties)
             self._sync(name)
             if table.version() % MAINTAIN_EVERY == 0:
                 table.optimize.compact(target_size=_MERGED_BYTES)
@@ -251,6 +254,10 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
         "route": [frame.route for frame in closed],
         "input_text": [frame.input_text for frame in closed],
         "output_text": [frame.output_text for frame in closed],
+        "cost_nano_usd": [frame.cost_nano_usd for frame in closed],
+        "cached_tokens": [frame.cached_tokens for frame in closed],
+        "cache_write_tokens": [frame.cache_write_tokens for frame in closed],
+        "reasoning_tokens": [frame.reasoning_tokens for frame in closed],
     }
     return pl.DataFrame(columns, schema=INFERENCE)
 

@@ -68,7 +68,10 @@ class Opened(_Request, array_like=True, frozen=True, gc=False):
 
 
 class Closed(_Request, array_like=True, frozen=True, gc=False):
-    """How a request ended; complete without its Opened frame. Durations in ms; `*_text` is what was said, if known."""
+    """How a request ended; complete without its Opened frame. Durations in ms; `*_text` is what was said, if known.
+
+    New fields come last and have defaults: frames of earlier releases are read as they are.
+    """
 
     status_code: int
     duration_ms: int
@@ -79,6 +82,10 @@ class Closed(_Request, array_like=True, frozen=True, gc=False):
     input_text: str | None
     output_text: str | None
     response: bytes
+    cost_nano_usd: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
     attempts: tuple[Attempt, ...] = ()
     """Every attempt, in order, when the first one did not succeed."""
     shadow_of: str | None = None

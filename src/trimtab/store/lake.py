@@ -50,9 +50,13 @@ INFERENCE = pl.Schema(
         "route": pl.String,
         "input_text": pl.String,
         "output_text": pl.String,
+        "cost_nano_usd": pl.Int64,
+        "cached_tokens": pl.Int64,
+        "cache_write_tokens": pl.Int64,
+        "reasoning_tokens": pl.Int64,
     }
 )
-"""Columns of `inference`, in order."""
+"""Columns of `inference`, in order. Money is in nano-USD (1e-9 USD); null where the model has no price."""
 
 FEEDBACK = pl.Schema(
     {
@@ -152,5 +156,10 @@ def next_row(table: DeltaTable) -> int:
 
 
 def _scan(path: Path, schema: pl.Schema) -> pl.LazyFrame:
+    """The table with every column of the schema: what a table of an earlier release lacks is null."""
     table = open_table(path)
-    return pl.LazyFrame(schema=schema) if table is None else pl.scan_delta(table)
+    if table is None:
+        return pl.LazyFrame(schema=schema)
+    found = pl.scan_delta(table)
+    known = found.collect_schema()
+    return found.with_columns(pl.lit(None, kind).alias(name) for name, kind in schema.items() if name not in known)

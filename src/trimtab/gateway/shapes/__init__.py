@@ -21,6 +21,8 @@ T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
 _MLFLOW_CODES = {
     400: "BAD_REQUEST",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "ENDPOINT_NOT_FOUND",
     429: "REQUEST_LIMIT_EXCEEDED",
     502: "INTERNAL_ERROR",
@@ -32,7 +34,8 @@ Operation = Literal["chat/completions", "embeddings"]
 
 
 class Fault(Exception):
-    """A request that gets an error instead of an answer. `code` is stable, `param` names the field at fault."""
+    """A request that gets an error instead of an answer. `code` is stable, `param` names the field at fault, `kind` is
+    OpenAI's type of error where it is not told by the status, `headers` are complete lines."""
 
     upstream_status: int | None = None
     """What the upstream answered, when this is about its answer."""
@@ -41,9 +44,19 @@ class Fault(Exception):
     attempts: tuple[Attempt, ...] = ()
     """What was tried."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        *,
+        kind: str | None = None,
+        headers: bytes = b"",
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
+        self.kind, self.headers = kind, headers
 
     def body(self, path: str) -> bytes:
         """The error in the envelope that clients of this path expect: MLflow's or OpenAI's."""
@@ -51,7 +64,7 @@ class Fault(Exception):
         if path.endswith("/invocations"):
             code = _MLFLOW_CODES.get(self.status, "BAD_REQUEST")
             return encode({"error_code": code, "message": self.message, **tried})
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = self.kind or ("server_error" if self.status >= 500 else "invalid_request_error")
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param, **tried}
         return encode({"error": error})
 
