@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -216,19 +217,21 @@ def test_shadow_traffic_is_recorded_by_itself_within_its_budget_and_nobody_waits
     gateway = place.gateway()
     said = [ask(place) for _ in range(4)]
     assert {answer.json()["version"] for answer in said} == {1}  # answered while both copies hang
-    until(lambda: len(shadow.heard) == 2)
+    until(lambda: len(shadow.heard) >= 2)
     shadow.free.set()
-    copies = until(lambda: len(found := [r for r in place.closed().values() if r.route == "shadow"]) == 2 and found)
+    copies = until(lambda: len(found := [r for r in place.closed().values() if r.route == "shadow"]) >= 2 and found)
     assert {copy.shadow_of for copy in copies} <= {answer.headers["x-request-id"] for answer in said}
     for copy in copies:
         assert (copy.version, copy.outcome, copy.output_text, copy.input_text) == (9, "ok", "fine", None)
         assert (copy.input_tokens, copy.output_tokens, copy.client_request_id) == (3, 1, None)
     gateway.stop()
-    place.gateway()  # the day's budget is spent, whoever asks
+    again = place.gateway()  # the day's budget is spent, whoever asks
     ask(place)
-    assert len(shadow.heard) == 2
+    again.stop()
     spent = next(place.journal.glob("shadow-*.spent")).read_bytes()
-    assert sum(int.from_bytes(spent[i + 4 : i + 8], "little") for i in range(0, len(spent), 8)) == 8
+    counts = list(struct.iter_unpack("<II", spent))
+    assert (sum(requests for requests, _ in counts), sum(tokens for _, tokens in counts)) == (2, 8)
+    assert len(shadow.heard) == 2
 
 
 def test_attempts_reach_the_inference_table(place: Place, serve: Serve) -> None:
