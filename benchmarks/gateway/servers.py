@@ -263,7 +263,10 @@ def portkey(upstream: str, folder: Path) -> Server:
     shim = folder / "mutable.mjs"
     shim.write_text(
         "const fetched = globalThis.fetch;\n"
-        "globalThis.fetch = async (...asked) => { const r = await fetched(...asked); return new Response(r.body, r); };\n"
+        "globalThis.fetch = async (...asked) => {\n"
+        "  const answer = await fetched(...asked);\n"
+        "  return new Response(answer.body, answer);\n"
+        "};\n"
     )
     program = place / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     command = ["node", "--import", str(shim), str(program), f"--port={port}", "--headless"]

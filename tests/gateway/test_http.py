@@ -13,8 +13,6 @@ from typing import cast
 import pytest
 from gateway_place import Place
 
-from trimtab.gateway import server as server_module
-from trimtab.gateway.server import Exchange, Server
 from trimtab.gateway.upstream import PAUSE_AT, EngineConnection, EngineGone
 
 ASK = b'{"input":"%s"}'
@@ -90,7 +88,11 @@ def test_http_1_0_and_expect(shared: Place) -> None:
         (b"POST /predict HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nbad header\x01: x\r\n\r\n", 400),
         (b"POST /predict HTTP/1.1\r\nhost: h\r\ncontent-length: 9999999999\r\n\r\n", 413),
-        (b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" + b"10000\r\n%b\r\n" % bytes(65536) * 17, 413),
+        (
+            b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
+            + b"10000\r\n%b\r\n" % bytes(65536) * 17,
+            413,
+        ),
         (b"GET /" + b"a" * 40_000, 431),
         (b"GET / HTTP/1.1\r\nx: " + b"a" * 40_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 8_000 + b"\r\n", 431),

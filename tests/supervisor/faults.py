@@ -19,10 +19,9 @@ from pathlib import Path
 
 import httpx
 import psutil
-
 from callers import BROKEN, Books, Callers, books
-from running import MODEL, Desk, desk, kill, until
-from trimtab.store import journal
+
+from running import Desk, desk, kill, until
 
 NO_RECORD = "journal_unavailable"
 REFUSALS = 5

@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.gateway import routes, shapes, stream
+from trimtab.gateway.deadline import until
 from trimtab.gateway.routes import Entity, Route, RoutesFile
 from trimtab.gateway.server import Exchange
 from trimtab.gateway.shapes import Asked, Completion, Fault
@@ -82,7 +83,7 @@ async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked:
     row = _open(gateway, exchange, request_id, asked)
     attempt = _streamed if asked.stream else _whole
     try:
-        async with asyncio.timeout(gateway.deadline):
+        with until(asyncio.get_running_loop().time() + gateway.deadline):
             await _attempts(gateway, row, attempt)
     except asyncio.CancelledError:
         hung_up = exchange.hung_up
