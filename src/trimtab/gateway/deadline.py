@@ -15,7 +15,7 @@ TICK = 0.05
 _running: dict[asyncio.AbstractEventLoop, set[until]] = {}
 
 
-class until:  # noqa: N801 (reads as a word in a with statement)
+class until:
     """The block is cancelled once the event loop's clock is past `when`, and raises TimeoutError instead."""
 
     __slots__ = ("_cancelling", "_late", "_task", "_when")

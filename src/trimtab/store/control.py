@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from trimtab.errors import Conflict, Fixable
@@ -87,7 +88,7 @@ class Control:
         try:
             with self._engine.begin() as db:
                 yield db
-        except sa.exc.OperationalError as error:
+        except OperationalError as error:
             where = self._engine.url.render_as_string(hide_password=True)
             raise Fixable(
                 f"the control database {where} cannot be used: {error.orig}",
