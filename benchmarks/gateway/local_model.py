@@ -15,8 +15,8 @@ from rounds import Spread, ratios
 from servers import Server, announced, spawn
 
 CLIENTS = (1, 4, 8)
-TOKENS = 64
-ANSWERS = 3
+TOKENS = 48
+ANSWERS = 1
 """Answers that each client waits for in one turn."""
 OWN_SERVER = """
 import json, sys, time, xllamacpp.xllamacpp as llama
