@@ -216,11 +216,11 @@ api_base = "http://{upstream}/v1/"
 api_key_location = "none"
 """)
     code = (
-        "import json, sys, time, tensorzero\n"
+        "import json, sys, tensorzero\n"
         "gateway = tensorzero._start_http_gateway(config_file=sys.argv[1], clickhouse_url=None, postgres_url=None,"
         " valkey_url=None, async_setup=False)\n"
         "print(json.dumps({'address': gateway.base_url.split('/')[2]}), flush=True)\n"
-        "time.sleep(1e9)"
+        "sys.stdin.read()"
     )
     process = spawn([str(place / "python"), "-c", code, str(folder / "tensorzero.toml")], folder)
     address = announced(process, folder).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (what it says, not what we bind)
