@@ -4,12 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BROWSER := .venv/.browser
 
-.PHONY: help demo test lint install clean
+.PHONY: help demo test lint bench-gateway faults install clean
 
 help:
 	@echo "make demo   the whole loop on this machine: real model, drift, fine-tune, gates, canary, undo"
 	@echo "make test   every check that a change must pass"
 	@echo "make lint   the quick part of it: style, types, import contracts"
+	@echo "make bench-gateway   what the gateway costs beside nginx and its peers; PEERS=nginx,litellm chooses"
+	@echo "make faults          faults injected into its processes under load, and the books afterwards"
 	@echo "make clean  remove the environment and the demo"
 
 demo: $(STAMP)
@@ -20,10 +22,21 @@ test: lint $(BROWSER)
 	@$(BIN)/python -m pytest
 
 lint: $(STAMP)
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests benchmarks
+	@$(BIN)/ruff format --check src tests benchmarks
 	@$(BIN)/lint-imports
 	@$(BIN)/pyright
+
+# The yardstick is Debian's nginx, where we may install it. Peers are installed beside the benchmark when asked for.
+bench-gateway: $(STAMP)
+	@command -v cc >/dev/null || { echo "the mock upstream and the load generator need a C compiler"; exit 1; }
+	@if ! command -v nginx >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing Debian's nginx-light (only the first time)"; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nginx-light; } >/dev/null || true; fi
+	@$(BIN)/python benchmarks/gateway $(if $(PEERS),--peers $(PEERS))
+
+faults: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python tests/supervisor/faults.py
 
 install: $(STAMP)
 

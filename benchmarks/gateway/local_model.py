@@ -15,11 +15,13 @@ from rounds import Spread, ratios
 from servers import Server, announced, spawn
 
 CLIENTS = (1, 4, 8)
-TOKENS = 64
-ANSWERS = 3
+TOKENS = 48
+ANSWERS = 1
 """Answers that each client waits for in one turn."""
+QUIET = {"GOMP_SPINCOUNT": "1000"}
+"""As the supervisor starts engines: threads that wait do not spin for long, or two engines starve each other."""
 OWN_SERVER = """
-import json, sys, time, xllamacpp.xllamacpp as llama
+import json, sys, xllamacpp.xllamacpp as llama
 params = llama.CommonParams()
 params.model.path, params.port = sys.argv[1], 0
 params.n_parallel, params.n_ctx = 8, 8 * 1024
@@ -27,7 +29,7 @@ params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[2])
 params.verbosity = 1
 server = llama.Server(params)
 print(json.dumps({"address": server.listening_address.removeprefix("http://")}), flush=True)
-time.sleep(1e9)
+sys.stdin.read()
 """
 
 
@@ -61,7 +63,8 @@ def _own_weights() -> Path:
 
 def _start(name: str, command: list[str], folder: Path, log: str) -> Server:
     (folder / log).mkdir()
-    process = spawn(command, folder / log, core=None)  # the model is what costs here: both get every core
+    # The model is what costs here: both get every core.
+    process = spawn(command, folder / log, core=None, env=QUIET)
     return Server(name, process, announced(process, folder / log))
 
 
@@ -93,7 +96,11 @@ def _tokens_per_second(server: Server, clients: int, number: int) -> float:
             text = f"Count from {name * 100 + answer * 7 + number} upwards, in words."
             body = {"messages": [{"role": "user", "content": text}], "max_tokens": TOKENS, "temperature": 0}
             connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
-            tokens.append(json.loads(connection.getresponse().read())["usage"]["completion_tokens"])
+            said = connection.getresponse()
+            read = said.read()
+            if said.status != 200:
+                raise RuntimeError(f"{server.name} answered {said.status}: {read[:200]!r}")
+            tokens.append(json.loads(read)["usage"]["completion_tokens"])
 
     threads = [threading.Thread(target=client, args=(name,)) for name in range(clients)]
     begun = time.perf_counter()

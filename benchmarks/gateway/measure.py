@@ -68,12 +68,11 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
-def pss_mib(pid: int) -> float:
-    """Memory of one process: its own pages, and its share of those it shares."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss line")
+def pss_mib(pid: int, kinds: tuple[str, ...] = ("Pss",)) -> float:
+    """Memory of one process in MiB: its own pages, and its share of those it shares; or of some kinds of pages."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    return sum(sizes[kind] for kind in kinds) / 1024
 
 
 @dataclass(frozen=True)

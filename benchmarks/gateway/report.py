@@ -112,8 +112,8 @@ def text(rounds: Rounds, servers: list[Server], absent: dict[str, str]) -> str:
         "",
         f"{count} rounds, every server in turn in each; medians over the rounds, ratios taken within a round. A plain "
         f"request is half a kilobyte of chat, kept alive; {CONNECTIONS} connections, except for `alone` (1). Streams: "
-        f"{STREAMS} at once, {CHUNKS} events each, {PACE_US / 1000:g} ms apart (`paced`) or all at once (`burst`). CPU is"
-        " user and system time of the server's whole process tree. `direct` is the upstream itself.",
+        f"{STREAMS} at once, {CHUNKS} events each, {PACE_US / 1000:g} ms apart (`paced`) or all at once (`burst`). "
+        "CPU is user and system time of the server's whole process tree. `direct` is the upstream itself.",
         "",
         f"Requests a round: {', '.join(f'{name} {n}' for name, n in asked.items())}.",
         "",

@@ -74,10 +74,10 @@ def free_port() -> int:
 
 
 def spawn(command: list[str], folder: Path, core: int | None = SERVER_CORE, env: dict[str, str] | None = None) -> Any:
-    """Start a process on one core, or on all; what it says goes to `log` in the folder."""
+    """Start a process on one core, or on all; it says things to `log` in the folder, and ours end with this process."""
     with pinned(*(CORES if core is None else [core])), (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})}
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **(env or {})}
         )
 
 
@@ -216,11 +216,11 @@ api_base = "http://{upstream}/v1/"
 api_key_location = "none"
 """)
     code = (
-        "import json, sys, time, tensorzero\n"
+        "import json, sys, tensorzero\n"
         "gateway = tensorzero._start_http_gateway(config_file=sys.argv[1], clickhouse_url=None, postgres_url=None,"
         " valkey_url=None, async_setup=False)\n"
         "print(json.dumps({'address': gateway.base_url.split('/')[2]}), flush=True)\n"
-        "time.sleep(1e9)"
+        "sys.stdin.read()"
     )
     process = spawn([str(place / "python"), "-c", code, str(folder / "tensorzero.toml")], folder)
     address = announced(process, folder).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (what it says, not what we bind)
@@ -263,7 +263,10 @@ def portkey(upstream: str, folder: Path) -> Server:
     shim = folder / "mutable.mjs"
     shim.write_text(
         "const fetched = globalThis.fetch;\n"
-        "globalThis.fetch = async (...asked) => { const r = await fetched(...asked); return new Response(r.body, r); };\n"
+        "globalThis.fetch = async (...asked) => {\n"
+        "  const answer = await fetched(...asked);\n"
+        "  return new Response(answer.body, answer);\n"
+        "};\n"
     )
     program = place / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     command = ["node", "--import", str(shim), str(program), f"--port={port}", "--headless"]

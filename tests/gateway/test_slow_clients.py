@@ -1,4 +1,4 @@
-"""Clients that send or read slowly, or too much: each costs a bounded amount, is let go in time, and delays nobody."""
+"""Clients that send or read slowly, or too much: each costs a bounded amount, is let go, and holds up nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client says is understood as h11 understands it, or refused: no request can hide in a third way."""
+"""What a client says is understood as h11 understands it, or refused: no third way for a request to hide in."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ import msgspec
 
 from trimtab.gateway import attempts, limits, routes, shapes, stream, upstream
 from trimtab.gateway.attempts import Trial, Way
+from trimtab.gateway.deadline import until
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.pool import Pool
@@ -116,7 +117,7 @@ async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked:
 
 async def _answered(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row, bool], Awaitable[None]]) -> None:
     try:
-        async with asyncio.timeout_at(row.until):
+        with until(row.until):
             await _attempts(gateway, row, attempt)
     except asyncio.CancelledError:
         hung_up = row.exchange.hung_up and row.shadow_of is None
