@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,11 +36,20 @@ def register(project: Folder = Path()) -> None:
 def up(
     project: Folder = Path(),
     open_browser: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(envvar="TRIMTAB_LOG_FORMAT", help="json: one object a line.")
+    ] = "text",
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="TRIMTAB_TLS_CERT", help="PEM certificate chain: the gateway speaks TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="TRIMTAB_TLS_KEY", help="PEM key of the certificate.")] = None,
 ) -> None:
     """Start everything and keep it running: engine, gateway, monitors, schedule, dashboard. Ctrl-C stops it.
 
     Addresses come from TRIMTAB_HOST (127.0.0.1), TRIMTAB_PORT (8080) and TRIMTAB_DASHBOARD_PORT (8081).
     """
+    given = {"TRIMTAB_LOG_FORMAT": log_format, "TRIMTAB_TLS_CERT": tls_cert, "TRIMTAB_TLS_KEY": tls_key}
+    os.environ |= {name: str(value) for name, value in given.items() if value}  # for the processes it starts, too
     settings, loaded = opened(project)
     from trimtab import supervisor
 
@@ -185,7 +195,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def _gateway(settings: Settings) -> str:
-    return f"http://{settings.host}:{settings.port}/v1"
+    return f"{settings.gateway_url}/v1"
 
 
 def _dashboard(settings: Settings) -> str:

@@ -9,9 +9,8 @@ version that answered.
 from __future__ import annotations
 
 import asyncio
-import sys
+import logging
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,9 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.gateway import routes, shapes, stream
+from trimtab import trace_context
+from trimtab.gateway import observing, routes, shapes, stream
+from trimtab.gateway.meter import Meter
 from trimtab.gateway.routes import Entity, Route, RoutesFile
 from trimtab.gateway.server import Exchange
 from trimtab.gateway.shapes import Asked, Completion, Fault
@@ -37,6 +38,8 @@ CANCELLED_STATUS = 499
 
 Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted"]
 
+log = logging.getLogger("trimtab.gateway")
+
 
 @dataclass
 class Gateway:
@@ -51,6 +54,8 @@ class Gateway:
     dashboard: str | None = None
     owed: list[Closed] = field(default_factory=list)
     """Rows whose end the journal did not take: settled before the next row is opened."""
+    meter: Meter = field(default_factory=Meter)
+    spans_exported: bool = field(default_factory=trace_context.exporting)
 
 
 @dataclass(slots=True)
@@ -63,6 +68,10 @@ class Row:
     entity: Entity
     route: Route
     engine_seconds: float = 0.0
+    journal_seconds: float = 0.0
+    attempts: int = 0
+    trace: bytes = b""
+    """Header lines for the engine: the trace that the request belongs to."""
     first_byte: float | None = None
     usage: stream.Usage = field(default_factory=stream.Usage)
     text: str | None = None
@@ -96,7 +105,7 @@ async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked:
     except Fault as fault:
         _fail(gateway, row, fault, "error")
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        log.exception("the gateway failed", extra={"request_id": request_id, "path": exchange.path})
         _fail(gateway, row, Fault(500, "internal_error", "the gateway failed; its log says why"), "error")
 
 
@@ -118,12 +127,13 @@ async def _attempts(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row,
 async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
     """One attempt at a plain answer."""
     asked, entity, begun = row.asked, row.entity, time.perf_counter()
+    row.attempts += 1
     try:
         requests = [shapes.engine_request(asked, entity, conversation) for conversation in asked.conversations]
         if len(requests) == 1:
-            answers = [await _ask(gateway, entity, requests[0], fresh)]
+            answers = [await _ask(gateway, row, requests[0], fresh)]
         else:
-            answers = await _ask_all(gateway, entity, requests, fresh)
+            answers = await _ask_all(gateway, row, requests, fresh)
     finally:
         row.engine_seconds += time.perf_counter() - begun
     row.text = asked.output_text(answers)
@@ -138,10 +148,12 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
 async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     """One attempt at a streamed answer. The engine's `[DONE]` leaves after the row is closed."""
     exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
+    row.attempts += 1
     relay = stream.Relay(row.asked.include_usage)
     connection = await gateway.pool.acquire(entity.address, fresh)
     try:
-        await _send(connection, entity, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
+        request = shapes.engine_request(row.asked, entity, row.asked.conversations[0])
+        await _send(connection, entity, request, row.trace)
         while data := await connection.chunk():
             events = _relayed(relay, data)
             row.usage = relay.usage
@@ -164,23 +176,24 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     exchange.end(stream.DONE)
 
 
-async def _ask(gateway: Gateway, entity: Entity, request: bytes, fresh: bool) -> Completion:
+async def _ask(gateway: Gateway, row: Row, request: bytes, fresh: bool) -> Completion:
+    entity = row.entity
     connection = await gateway.pool.acquire(entity.address, fresh)
     try:
-        await _send(connection, entity, request)
+        await _send(connection, entity, request, row.trace)
         return shapes.completion(await connection.body())
     finally:
         gateway.pool.release(connection)
 
 
-async def _ask_all(gateway: Gateway, entity: Entity, requests: list[bytes], fresh: bool) -> list[Completion]:
+async def _ask_all(gateway: Gateway, row: Row, requests: list[bytes], fresh: bool) -> list[Completion]:
     """Ask for every row of a batch, a few at a time; the first failure ends the rest."""
     answers: dict[int, Completion] = {}
     left = iter(enumerate(requests))
 
     async def work() -> None:
         for index, request in left:
-            answers[index] = await _ask(gateway, entity, request, fresh)
+            answers[index] = await _ask(gateway, row, request, fresh)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -191,12 +204,12 @@ async def _ask_all(gateway: Gateway, entity: Entity, requests: list[bytes], fres
     return [answers[index] for index in range(len(requests))]
 
 
-async def _send(connection: EngineConnection, entity: Entity, request: bytes) -> None:
+async def _send(connection: EngineConnection, entity: Entity, request: bytes, trace: bytes) -> None:
     """Send a request and wait for the answer's headers. Raises Fault when the engine does not answer 200."""
     key = b"authorization: Bearer %b\r\n" % entity.api_key.encode() if entity.api_key else b""
     connection.send(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b"
-        b"content-length: %d\r\n\r\n%b" % (entity.address.encode(), key, len(request), request)
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%b%b"
+        b"content-length: %d\r\n\r\n%b" % (entity.address.encode(), key, trace, len(request), request)
     )
     status = await connection.status()
     if status != 200:
@@ -225,6 +238,7 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         raise Fault(404, "model_not_found", message, "model")
     entity, route = chosen
     client_id = asked.client_request_id or _header(exchange, b"x-client-request-id")
+    parent = trace_context.parent_of(exchange.headers)
     opened = Opened(
         request_id=request_id,
         client_request_id=client_id,
@@ -236,13 +250,18 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         path=exchange.path,
         at_ms=time.time_ns() // 1_000_000,
         request=exchange.body,
+        traceparent=parent,
     )
+    row = Row(exchange, asked, opened, entity, route)
+    row.trace = trace_context.onward(exchange.headers, parent, request_id, gateway.spans_exported)
+    begun = time.perf_counter()
     try:
         _settle(gateway)
         gateway.journal.opened(opened)
     except OSError as error:
         raise no_journal(error) from error
-    return Row(exchange, asked, opened, entity, route)
+    row.journal_seconds = time.perf_counter() - begun
+    return row
 
 
 def _reroute(gateway: Gateway, row: Row) -> bool:
@@ -306,14 +325,14 @@ def _give_up(gateway: Gateway, row: Row, status: int, outcome: Outcome, last: by
 def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: bytes) -> None:
     """Close the row. Raises Fault 503 when the journal does not take it: then nothing may be answered as good."""
     row.closed = True
-    now, begun = time.perf_counter(), row.exchange.at
+    now, at = time.perf_counter(), row.exchange.at
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
     as_opened = msgspec.structs.asdict(row.opened)
     frame = Closed(
         **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},
         status_code=status,
-        duration_ms=round((now - begun) * 1000),
-        ttfb_ms=None if first_byte is None else round((first_byte - begun) * 1000),
+        duration_ms=round((now - at) * 1000),
+        ttfb_ms=None if first_byte is None else round((first_byte - at) * 1000),
         input_tokens=row.usage.prompt_tokens,
         output_tokens=row.usage.completion_tokens,
         outcome=outcome,
@@ -321,13 +340,17 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
         output_text=row.text,
         response=response,
     )
+    begun = time.perf_counter()
     try:
         gateway.journal.closed(frame)
     except OSError as error:
         fault = no_journal(error)
         body = fault.body(row.opened.path)
         gateway.owed.append(msgspec.structs.replace(frame, status_code=503, outcome="error", response=body))
+        observing.row_closed(gateway.meter, row, 503, "error", now)
         raise fault from error
+    row.journal_seconds += time.perf_counter() - begun
+    observing.row_closed(gateway.meter, row, status, outcome, now)
 
 
 def _settle(gateway: Gateway) -> None:
@@ -343,13 +366,15 @@ def no_journal(error: OSError) -> Fault:
 
 
 def _headers(row: Row) -> bytes:
-    overhead = (time.perf_counter() - row.exchange.at - row.engine_seconds) * 1000
+    total = time.perf_counter() - row.exchange.at
+    overhead = (total - row.engine_seconds) * 1000
     version = f"{row.entity.model}/{row.entity.version}".encode("ascii", "replace")
-    return b"x-request-id: %b\r\nx-trimtab-version: %b\r\nx-trimtab-route: %b\r\nx-trimtab-overhead-ms: %.3f\r\n" % (
+    return b"x-request-id: %b\r\nx-trimtab-version: %b\r\nx-trimtab-route: %b\r\nx-trimtab-overhead-ms: %.3f\r\n%b" % (
         row.opened.request_id.encode(),
         version,
         row.route.encode(),
         overhead,
+        observing.server_timing(row, total),
     )
 
 

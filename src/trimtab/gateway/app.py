@@ -5,21 +5,23 @@ The boundary: paths, methods and the small endpoints are here; how a question is
 
 from __future__ import annotations
 
+import logging
 import secrets
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from trimtab.gateway import shapes
+from trimtab.gateway import observing, shapes
 from trimtab.gateway.answer import Gateway, no_journal, question
+from trimtab.gateway.exposition import CONTENT_TYPE, exposition
 from trimtab.gateway.server import Exchange
 from trimtab.gateway.shapes import Fault
 from trimtab.store.journal import FeedbackFrame
+
+log = logging.getLogger("trimtab.gateway")
 
 Action = Callable[[Gateway, Exchange, str], Awaitable[None]]
 
@@ -27,6 +29,7 @@ Action = Callable[[Gateway, Exchange, str], Awaitable[None]]
 async def answer(gateway: Gateway, exchange: Exchange) -> None:
     """Answer any request. Errors come in the envelope of the path; a bug is a 500, logged."""
     request_id = secrets.token_hex(16)
+    gateway.meter.arrived()
     try:
         if exchange.fault is not None:
             raise exchange.fault
@@ -34,8 +37,10 @@ async def answer(gateway: Gateway, exchange: Exchange) -> None:
     except Fault as fault:
         _reply_fault(exchange, request_id, fault)
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        log.exception("the gateway failed", extra={"request_id": request_id, "path": _label(exchange)})
         _reply_fault(exchange, request_id, Fault(500, "internal_error", "the gateway failed; its log says why"))
+    finally:
+        gateway.meter.left(_label(exchange), exchange.status)
 
 
 async def _chat(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
@@ -89,6 +94,10 @@ async def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None
     _reply_json(exchange, request_id, 200, {"status": "ready", "champion": version})
 
 
+async def _metrics(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    exchange.reply(200, exposition(gateway.meter), content_type=CONTENT_TYPE)
+
+
 async def _models(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     snapshot = gateway.routes.snapshot
     names = [snapshot.model, f"{snapshot.model}@champion"] if snapshot and snapshot.champion else []
@@ -113,6 +122,7 @@ def _reply_fault(exchange: Exchange, request_id: str, fault: Fault) -> None:
     headers = b"x-request-id: %b\r\n" % request_id.encode()
     if fault.status == 405:
         headers += b"allow: %b\r\n" % _ACTIONS[exchange.path][0].encode()
+    observing.refused(request_id, _label(exchange), fault.status, fault.code)
     exchange.reply(fault.status, fault.body(exchange.path), headers)
 
 
@@ -123,9 +133,15 @@ _ACTIONS: dict[str, tuple[str, Action]] = {
     "/feedback": ("POST", _feedback),
     "/healthz": ("GET", _healthz),
     "/readyz": ("GET", _readyz),
+    "/metrics": ("GET", _metrics),
     "/v1/models": ("GET", _models),
     "/": ("GET", _root),
 }
+
+
+def _label(exchange: Exchange) -> str:
+    """The path as counted and logged: one of ours. What else clients try must not make series, nor reach the log."""
+    return exchange.path if exchange.path in _ACTIONS else "other"
 
 
 def _action(exchange: Exchange) -> Action:

@@ -6,8 +6,8 @@ A request takes one `Snapshot` and keeps it to its end.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,8 @@ from typing import Literal
 import msgspec
 
 Route = Literal["champion", "canary"]
+
+log = logging.getLogger("trimtab.gateway")
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class RoutesFile:
         except FileNotFoundError:
             return False
         except (OSError, msgspec.MsgspecError) as error:
-            print(f"routes file {self._path} ignored: {error}", file=sys.stderr, flush=True)
+            log.error("routes file %s ignored: %s", self._path, error)
             return False
         return True
 

@@ -217,6 +217,13 @@ class RolloutSection(FileModel):
     """False alarms over the whole rollout, however often it is looked at."""
 
 
+class EndpointSection(FileModel):
+    """How the gateway serves."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Gateway processes that share the port; one for each core that clients keep busy."""
+
+
 class LocalTarget(FileModel):
     """The engine on this machine."""
 
@@ -246,4 +253,5 @@ class Project(FileModel):
     retrain: RetrainSection = RetrainSection()
     gates: GatesSection = GatesSection()
     rollout: RolloutSection = RolloutSection()
+    endpoint: EndpointSection = EndpointSection()
     target: TargetSection = TargetSection()

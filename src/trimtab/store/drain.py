@@ -241,8 +241,8 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
         "time_to_first_byte_ms": [frame.ttfb_ms for frame in closed],
         "input_tokens": [frame.input_tokens for frame in closed],
         "output_tokens": [frame.output_tokens for frame in closed],
-        "trace_id": [None] * len(closed),
-        "request_tags": [{"path": frame.path, "caller": frame.caller} for frame in closed],
+        "trace_id": [_trace_id(frame) for frame in closed],
+        "request_tags": [_tags(frame) for frame in closed],
         "model_name": [frame.model for frame in closed],
         "model_version": [str(frame.version) for frame in closed],
         "row": range(first, first + len(closed)),
@@ -266,6 +266,16 @@ def _feedback_rows(feedback: list[FeedbackFrame]) -> pl.DataFrame:
         "source": [frame.source for frame in feedback],
     }
     return pl.DataFrame(columns, schema=FEEDBACK)
+
+
+def _trace_id(frame: Closed) -> str | None:
+    """The caller's trace. Without one the request is a trace of its own, with its id."""
+    return frame.traceparent[3:35] if frame.traceparent else None
+
+
+def _tags(frame: Closed) -> dict[str, str]:
+    tags = {"path": frame.path, "caller": frame.caller}
+    return tags | {"traceparent": frame.traceparent} if frame.traceparent else tags
 
 
 def _text(body: bytes) -> str:

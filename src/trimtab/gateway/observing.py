@@ -1,0 +1,63 @@
+"""What is told about a request besides its row: the numbers of `meter`, one log line when it failed, Server-Timing.
+
+The boundary: durations, names and codes only; never a header of the client's, a question or an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trimtab.gateway.answer import Row
+    from trimtab.gateway.meter import Meter
+
+log = logging.getLogger("trimtab.gateway")
+
+
+def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) -> None:
+    """Count a row that was closed at `now` (perf_counter); a failure, ours or the engine's, is one line in the log."""
+    begun, opened, usage = row.exchange.at, row.opened, row.usage
+    first_byte = row.first_byte or (now if outcome == "ok" else None)
+    meter.closed(
+        opened.path,
+        status,
+        row.entity.model,
+        row.entity.version,
+        row.route,
+        outcome,
+        now - begun,
+        (row.first_byte or now) - begun - row.engine_seconds,
+        None if first_byte is None else first_byte - begun,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        row.attempts,
+    )
+    if status >= 500:
+        details = {
+            "request_id": opened.request_id,
+            "path": opened.path,
+            "status": status,
+            "outcome": outcome,
+            "version": f"{row.entity.model}/{row.entity.version}",
+            "route": row.route,
+            "attempts": row.attempts,
+            "duration_ms": round((now - begun) * 1000),
+        }
+        log.warning("request failed", extra=details)
+
+
+def refused(request_id: str, path: str, status: int, code: str) -> None:
+    """One line for a request that got no row because of us; what a client did wrong is its own to read."""
+    if status >= 500:
+        log.warning("request refused", extra={"request_id": request_id, "path": path, "status": status, "code": code})
+
+
+def server_timing(row: Row, total: float) -> bytes:
+    """The `Server-Timing` header of an answer whose `total` seconds are known (W3C Server Timing; durations in ms)."""
+    rest = total - row.engine_seconds - row.journal_seconds
+    return b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (
+        max(0.0, rest) * 1000,
+        row.engine_seconds * 1000,
+        row.journal_seconds * 1000,
+    )
