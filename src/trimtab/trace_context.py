@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _MOST_STATE = 512
@@ -31,18 +32,20 @@ def span_of(request_id: str) -> str:
     return request_id[16:]
 
 
-def exporting() -> bool:
-    """Whether this environment names a collector of traces."""
-    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    return any(os.environ.get(name) for name in names)
+def exported(signal: Literal["TRACES", "METRICS"]) -> bool:
+    """Whether this environment names a collector for a signal (OpenTelemetry's own variables; none is named unset)."""
+    env = os.environ
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get(f"OTEL_{signal}_EXPORTER") == "none":
+        return False
+    return bool(env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or env.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
 
 
-def onward(headers: Mapping[bytes, bytes], parent: str | None, request_id: str, exported: bool) -> bytes:
+def onward(headers: Mapping[bytes, bytes], parent: str | None, request_id: str, own_span: bool) -> bytes:
     """Header lines for the engine.
 
-    Where the gateway's span is exported the engine's becomes its child; else the caller's context passes through.
+    `own_span`: the gateway's span is exported, and the engine's becomes its child; else the caller's context passes.
     """
-    if exported:
+    if own_span:
         trace, flags = (parent[3:35], parent[53:55]) if parent else (request_id, "01")
         lines = f"traceparent: 00-{trace}-{span_of(request_id)}-{flags}\r\n".encode()
     elif parent is not None:

@@ -55,7 +55,7 @@ class Gateway:
     owed: list[Closed] = field(default_factory=list)
     """Rows whose end the journal did not take: settled before the next row is opened."""
     meter: Meter = field(default_factory=Meter)
-    spans_exported: bool = field(default_factory=trace_context.exporting)
+    spans_exported: bool = field(default_factory=lambda: trace_context.exported("TRACES"))
 
 
 @dataclass(slots=True)
