@@ -25,7 +25,7 @@ _SECRETS = re.compile(
     r"""(?ix)
     (?P<lead> \b(?:bearer|basic)\s+
             | \b(?:[\w-]*(?:api[_-]?key|token|secret|password|authorization))["']?\s*[=:]\s*["']?(?:bearer\s+|basic\s+)?
-            | ://(?=[^/\s@]+@) )
+            | ://(?=[^\s@]+@) )
     (?P<value> [^\s"',;@]{4,} )
     | \b(?:sk|pk|dapi|ghp|hf|xox[a-z])[-_][\w-]{8,}
     """

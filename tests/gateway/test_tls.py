@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -54,8 +53,8 @@ def arguments(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def secured(place: Place) -> Iterator[Secured]:
-    yield Secured(place)
+def secured(place: Place) -> Secured:
+    return Secured(place)
 
 
 def test_plain_and_streamed_answers_come_through_and_nothing_else_does(secured: Secured) -> None:

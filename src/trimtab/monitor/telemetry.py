@@ -1,4 +1,4 @@
-"""OpenTelemetry: rows of the lake leave as spans and metrics over OTLP/HTTP. The one module that knows `gen_ai.*` names.
+"""OpenTelemetry: rows leave as spans and metrics over OTLP/HTTP. The one module that knows the `gen_ai.*` names.
 
 The boundary: reads closed rows, sends; nothing on the way of a request waits for it. It runs only where the environment
 names a collector (OTEL_EXPORTER_OTLP_ENDPOINT), and begins with the rows that come after that was first the case.

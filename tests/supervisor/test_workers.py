@@ -1,0 +1,123 @@
+"""Several workers on one port: one is killed under load, the others answer, and every answer is one row."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import place
+from running import Desk, desk, kill, until
+from trimtab.errors import Fixable
+from trimtab.project import load
+from trimtab.store.drain import drain
+from trimtab.store.lake import Lake
+from trimtab.supervisor import up
+
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(180)]
+FILE = f"{place.FILE}endpoint: {{workers: 3}}\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_LOG_FORMAT", "json")
+        with desk(tmp_path_factory.mktemp("workers"), FILE) as one:
+            until(lambda: len(workers(one)) == 3)
+            until(lambda: responds(f"http://127.0.0.1:{one.settings.dashboard_port}/api/status"))
+            yield one
+
+
+def responds(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def workers(served: Desk) -> list[psutil.Process]:
+    children = psutil.Process(served.up.pid).children()
+    return [one for one in children if one.status() != psutil.STATUS_ZOMBIE and "trimtab.gateway" in one.cmdline()]
+
+
+def counted(served: Desk) -> int:
+    """Rows by /metrics of whichever worker answers."""
+    text = httpx.get(f"{served.url}/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    return int(sum(sample.value for sample in families["trimtab_requests"].samples if sample.labels["status"] == "200"))
+
+
+def rows(served: Desk) -> dict[str, str]:
+    """Outcome of each row by request id."""
+    drain(served.settings)
+    lake = Lake(served.settings)
+    found = lake.sample(0, lake.count(), ["databricks_request_id", "outcome"])
+    assert found["databricks_request_id"].is_unique().all()
+    return dict(found.iter_rows())
+
+
+def test_a_worker_that_is_killed_under_load_costs_only_what_it_was_answering(served: Desk) -> None:
+    done, answered, broken = threading.Event(), list[str](), list[Exception]()
+    before = workers(served)
+
+    def client() -> None:
+        while not done.is_set():
+            try:  # a new connection each time, so that the kernel spreads them
+                reply = httpx.post(f"{served.url}/predict", json={"input": "where is it?"}, timeout=30)
+            except httpx.TransportError as error:
+                broken.append(error)
+                continue
+            assert reply.status_code == 200, reply.text
+            answered.append(reply.headers["x-request-id"])
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    try:
+        until(lambda: len(answered) > 50)
+        kill(before[1])
+        at = len(answered)
+        until(lambda: len(answered) > at + 50)  # the others answer, before or after it is back
+        until(lambda: len(workers(served)) == 3)
+        at = len(answered)
+        until(lambda: len(answered) > at + 50)
+    finally:
+        done.set()
+        for thread in clients:
+            thread.join()
+    assert served.up.poll() is None
+    assert len(broken) <= 8  # what was with it, or on its way to it, in that moment
+    found = until(lambda: (r := rows(served)) and set(answered) <= r.keys() and r)
+    assert len(set(answered)) == len(answered)
+    good = [request for request, outcome in found.items() if outcome == "ok"]
+    assert set(answered) <= set(good)
+    assert len(found) <= len(answered) + len(broken) + 5  # questions while it started
+    assert counted(served) == len(good)
+
+
+def test_every_process_logs_objects_and_no_question(served: Desk) -> None:
+    served.ask("my cat Ferdinand is ill", "sk-planted-0123456789abcdef")
+    served.child("trimtab.web").send_signal(signal.SIGKILL)
+    until(lambda: "control ended with" in (served.settings.root / "up.log").read_text())
+    until(served.answers)
+    texts = {path.name: path.read_text() for path in served.settings.logs.glob("*.log") if "engine" not in path.name}
+    assert {"gateway.log", "gateway-1.log", "gateway-2.log", "control.log"} <= texts.keys()
+    warned = [line for line in (served.settings.root / "up.log").read_text().splitlines() if line.startswith("{")]
+    assert any("ended with" in json.loads(line)["message"] for line in warned)
+    for line in (line for text in texts.values() for line in text.splitlines()):
+        assert json.loads(line)["message"]
+    for text in (*texts.values(), *warned):
+        assert "Ferdinand" not in text
+        assert "sk-planted" not in text
+
+
+def test_a_second_house_does_not_share_the_port_of_the_first(served: Desk) -> None:
+    with pytest.raises(Fixable, match=f"port {served.settings.port} cannot be had") as refused:
+        up(served.settings, load(served.settings.root))
+    assert "TRIMTAB_PORT" in refused.value.fix
