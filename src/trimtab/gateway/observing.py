@@ -6,13 +6,29 @@ The boundary: durations, names and codes only; never a header of the client's, a
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from trimtab.gateway.answer import Row
-    from trimtab.gateway.meter import Meter
+from trimtab.gateway.meter import Meter
+from trimtab.gateway.routes import Entity, Route
+from trimtab.gateway.server import Exchange
+from trimtab.gateway.stream import Usage
+from trimtab.store.journal import Opened
 
 log = logging.getLogger("trimtab.gateway")
+
+
+class Row(Protocol):
+    """What is looked at of `answer.Row`; times are perf_counter, durations in seconds."""
+
+    exchange: Exchange
+    opened: Opened
+    entity: Entity
+    route: Route
+    engine_seconds: float
+    journal_seconds: float
+    first_byte: float | None
+    attempts: int
+    usage: Usage
 
 
 def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) -> None:
