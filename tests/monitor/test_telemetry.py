@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import msgspec
 import pytest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from otlp_collector import Collector, named
 from trimtab import settings as trimtab_settings
 from trimtab.monitor import telemetry
 from trimtab.monitor.telemetry import Export
@@ -27,55 +24,12 @@ from trimtab.trace_context import span_of
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-class Collector:
-    """An OTLP/HTTP receiver that can be told to fail, or to take what comes and lose its answer."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, bytes]] = []
-        self.mood = "well"
-        collector = self
-
-        class Receiver(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                body = gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body
-                assert self.headers["content-type"] == "application/x-protobuf"
-                if collector.mood != "broken":
-                    collector.requests.append((self.path, body))
-                self.send_response(200 if collector.mood == "well" else 400)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-        self.thread = Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-        self.url = "http://{}:{}".format(*self.server.server_address[:2])
-
-    def spans(self) -> list[Span]:
-        seen = [ExportTraceServiceRequest.FromString(body) for path, body in self.requests if path == "/v1/traces"]
-        return [span for one in seen for r in one.resource_spans for scope in r.scope_spans for span in scope.spans]
-
-    def points(self) -> dict[str, list[HistogramDataPoint]]:
-        """The points of the latest request of metrics, by name: they are cumulative."""
-        body = [body for path, body in self.requests if path == "/v1/metrics"][-1]
-        (resource,) = ExportMetricsServiceRequest.FromString(body).resource_metrics
-        metrics = [metric for scope in resource.scope_metrics for metric in scope.metrics]
-        assert {m.name: m.unit for m in metrics}.items() <= {n: u for n, (u, _, _) in telemetry.METRICS.items()}.items()
-        assert all(m.histogram.aggregation_temporality == 2 for m in metrics)  # cumulative
-        return {metric.name: list(metric.histogram.data_points) for metric in metrics}
-
-
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     collector = Collector()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     yield collector
-    collector.server.shutdown()
-    collector.server.server_close()
-    collector.thread.join()
+    collector.close()
 
 
 @pytest.fixture
@@ -100,10 +54,6 @@ def ask(place: Settings, *numbers: int, **more: Any) -> None:
 
 def ident(number: int) -> str:
     return f"{number + 1:032x}"
-
-
-def named(attributes: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
 
 
 def count(points: list[HistogramDataPoint]) -> int:
@@ -141,6 +91,7 @@ def test_a_row_is_a_span_with_the_names_of_the_conventions_and_none_of_its_words
     assert named(failed.attributes)["error.type"] == "502"
     assert (one.status.code, failed.status.code) == (0, 2)
     points = collector.points()
+    assert points.keys() == telemetry.METRICS.keys()
     assert count(points["gen_ai.server.request.duration"]) == 2
     (first,) = points["gen_ai.server.time_to_first_token"]
     assert (first.count, first.sum) == (1, 0.05)

@@ -13,21 +13,31 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import place
+from otlp_collector import Collector
 from running import Desk, desk, kill, until
 from trimtab.errors import Fixable
 from trimtab.project import load
 from trimtab.store.drain import drain
 from trimtab.store.lake import Lake
 from trimtab.supervisor import up
+from trimtab.trace_context import span_of
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(180)]
 FILE = f"{place.FILE}endpoint: {{workers: 3}}\n"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Desk]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_LOG_FORMAT", "json")
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         with desk(tmp_path_factory.mktemp("workers"), FILE) as one:
             until(lambda: len(workers(one)) == 3)
             until(lambda: responds(f"http://127.0.0.1:{one.settings.dashboard_port}/api/status"))
@@ -115,6 +125,20 @@ def test_every_process_logs_objects_and_no_question(served: Desk) -> None:
     for text in (*texts.values(), *warned):
         assert "Ferdinand" not in text
         assert "sk-planted" not in text
+
+
+def test_every_row_of_every_worker_is_one_span_though_the_control_process_was_killed(
+    served: Desk, collector: Collector
+) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    body, headers = {"input": "where is it?"}, {"traceparent": f"00-{trace}-{parent}-01"}
+    traced = httpx.post(f"{served.url}/predict", json=body, headers=headers, timeout=30).headers["x-request-id"]
+    wanted = {span_of(request) for request in rows(served)}
+    spans = until(lambda: (s := {one.span_id.hex(): one for one in collector.spans()}).keys() >= wanted and s)
+    assert spans.keys() == wanted
+    assert all(spans[one.span_id.hex()] == one for one in collector.spans())  # a kill may send some twice: the same
+    mine = spans[span_of(traced)]
+    assert (mine.trace_id.hex(), mine.parent_span_id.hex()) == (trace, parent)
 
 
 def test_a_second_house_does_not_share_the_port_of_the_first(served: Desk) -> None:

@@ -19,7 +19,7 @@ _HELP = {
     "trimtab_http_requests_total": "HTTP requests answered, by path and status; 0: the client was gone.",
     "trimtab_requests_total": "Questions with a row, by the row's path, status, version, route and outcome.",
     "trimtab_request_duration_seconds": "From the question received to its row closed.",
-    "trimtab_time_to_first_token_seconds": "From the question received to the first byte of its answer.",
+    "trimtab_time_to_first_token_seconds": "From the question received to the first byte of its streamed answer.",
     "trimtab_overhead_seconds": "What the gateway added to the engine's time, up to the first byte of the answer.",
     "trimtab_input_tokens_total": "Tokens of questions, as the engine counted them.",
     "trimtab_output_tokens_total": "Tokens of answers, as the engine counted them.",

@@ -69,9 +69,10 @@ class Meter:
             self.cell(name)
         self._cells[PID] = os.getpid()
         self._cells[IN_FLIGHT] = self._cells[CONNECTIONS] = 0
+        self._in_flight = 0
         self._journal = (0, 0)  # what of the journal's own counts is in the cells already
         self._http: dict[tuple[str, int], int] = {}
-        self._requests: dict[tuple[str, int, str, int, str, str], int] = {}
+        self._requests: dict[tuple[str, int, str, int, str, str], tuple[int, _Version]] = {}
         self._versions: dict[tuple[str, int], _Version] = {}
         self._paths: set[str] = set()
 
@@ -79,14 +80,13 @@ class Meter:
 
     def arrived(self) -> None:
         """A request is whole and will be answered."""
-        self._cells[IN_FLIGHT] += 1
+        self._in_flight += 1
 
     def left(self, path: str, status: int) -> None:
         """It was answered: `status` is the one sent, 0 when the client was gone. `path` is one that the gateway has."""
-        cells = self._cells
-        cells[IN_FLIGHT] -= 1
+        self._in_flight -= 1
         key = (path, status)
-        cells[self._http.get(key) or self._new_http(key)] += 1
+        self._cells[self._http.get(key) or self._new_http(key)] += 1
 
     def closed(
         self,
@@ -103,11 +103,10 @@ class Meter:
         output_tokens: int | None,
         attempts: int,
     ) -> None:
-        """A row was closed. Durations in seconds; `overhead` is what the gateway added."""
-        cells = self._cells
-        key = (path, status, model, version, route, outcome)
-        cells[self._requests.get(key) or self._new_requests(key)] += 1
-        at = self._versions.get((model, version)) or self._new_version(model, version)
+        """A row was closed. Durations in seconds; `overhead` is what the gateway added, `first_token` of a stream."""
+        cells, key = self._cells, (path, status, model, version, route, outcome)
+        requests, at = self._requests.get(key) or self._new_requests(key)
+        cells[requests] += 1
         cells[at.duration] += seconds
         cells[at.duration + 1 + bisect_left(SECONDS, seconds)] += 1
         cells[at.overhead] += overhead
@@ -124,6 +123,7 @@ class Meter:
     def sync(self, connections: int, journal_bytes: int, journal_errors: int) -> None:
         """Take over what others count: open connections now, the journal's totals since this process began."""
         cells, (seen_bytes, seen_errors) = self._cells, self._journal
+        cells[IN_FLIGHT] = self._in_flight
         cells[CONNECTIONS] = connections
         cells[JOURNAL_BYTES] += journal_bytes - seen_bytes
         cells[JOURNAL_ERRORS] += journal_errors - seen_errors
@@ -133,6 +133,7 @@ class Meter:
 
     def numbers(self) -> dict[str, float]:
         """Every name with its number now, in the order of first use."""
+        self._cells[IN_FLIGHT] = self._in_flight
         return {name: self._cells[index] for name, index in self._names.items()}
 
     # Cells
@@ -181,16 +182,17 @@ class Meter:
             self._http[key] = index
         return index
 
-    def _new_requests(self, key: tuple[str, int, str, int, str, str]) -> int:
+    def _new_requests(self, key: tuple[str, int, str, int, str, str]) -> tuple[int, _Version]:
         path, status, model, version, route, outcome = key
+        at = self._versions.get((model, version)) or self._new_version(model, version)
         labels = (
             f'path="{self._path(path)}",status="{status}",{self._labels(model, version)},'
             f'route="{escaped(route)}",outcome="{escaped(outcome)}"'
         )
         index = self.cell(f"trimtab_requests_total{{{labels}}}")
         if path in self._paths and (model, version) in self._versions:
-            self._requests[key] = index
-        return index
+            self._requests[key] = index, at
+        return index, at
 
     def _new_version(self, model: str, version: int) -> _Version:
         found = _Version(self, self._labels(model, version))

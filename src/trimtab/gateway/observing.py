@@ -34,7 +34,6 @@ class Row(Protocol):
 def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) -> None:
     """Count a row that was closed at `now` (perf_counter); a failure, ours or the engine's, is one line in the log."""
     begun, opened, usage = row.exchange.at, row.opened, row.usage
-    first_byte = row.first_byte or (now if outcome == "ok" else None)
     meter.closed(
         opened.path,
         status,
@@ -44,7 +43,7 @@ def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) ->
         outcome,
         now - begun,
         (row.first_byte or now) - begun - row.engine_seconds,
-        None if first_byte is None else first_byte - begun,
+        None if row.first_byte is None else row.first_byte - begun,
         usage.prompt_tokens,
         usage.completion_tokens,
         row.attempts,
@@ -71,9 +70,6 @@ def refused(request_id: str, path: str, status: int, code: str) -> None:
 
 def server_timing(row: Row, total: float) -> bytes:
     """The `Server-Timing` header of an answer whose `total` seconds are known (W3C Server Timing; durations in ms)."""
-    rest = total - row.engine_seconds - row.journal_seconds
-    return b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (
-        max(0.0, rest) * 1000,
-        row.engine_seconds * 1000,
-        row.journal_seconds * 1000,
-    )
+    engine, journal = row.engine_seconds * 1000, row.journal_seconds * 1000
+    rest = max(0.0, total * 1000 - engine - journal)
+    return b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (rest, engine, journal)
