@@ -60,8 +60,8 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
 
     Raises EngineError when a process does not start at all, Fixable when the port is taken or half of TLS is missing.
     """
-    logs.configure(level=logging.WARNING)
     _check_door(settings, loaded)
+    logs.configure(level=logging.WARNING)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

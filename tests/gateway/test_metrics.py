@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -118,6 +119,21 @@ def test_paths_and_versions_without_end_stay_within_the_file(tmp_path: Path) -> 
     assert total(samples, "trimtab_request_duration_seconds_count") == n * 60
     assert total(samples, "trimtab_request_duration_seconds_count", version="other") == (n - MOST_VERSIONS) * 60
     assert (tmp_path / "0.cells").stat().st_size == CELLS * 8
+
+
+def test_a_full_disk_fails_no_request_and_loses_no_count(tmp_path: Path) -> None:
+    meter = Meter(tmp_path)
+    good = os.dup(meter._names_fd)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, meter._names_fd)
+    meter.closed("/predict", 200, "m", 1, "champion", "ok", 0.1, 0.1, None, 1, 1, 1)
+    os.dup2(good, meter._names_fd)
+    meter.sync(1, 10, 0)
+    other = parsed(exposition(Meter(tmp_path, 1)).decode())
+    assert total(other, "trimtab_requests_total") == 1
+    assert total(other, "trimtab_journal_bytes_total") == 10
+    for fd in (good, full):
+        os.close(fd)
 
 
 def test_each_worker_tells_the_sum_and_one_that_is_killed_takes_nothing_with_it(place: Place) -> None:

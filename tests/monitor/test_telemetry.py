@@ -19,6 +19,7 @@ from trimtab.monitor.telemetry import Export
 from trimtab.settings import Settings
 from trimtab.store.drain import drain
 from trimtab.store.journal import Closed, Journal
+from trimtab.store.lake import Lake
 from trimtab.trace_context import span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -66,6 +67,7 @@ def test_a_row_is_a_span_with_the_names_of_the_conventions_and_none_of_its_words
     export = Export(place)
     ask(place, 0, traceparent=f"00-{TRACE}-{PARENT}-01")
     ask(place, 1, outcome="error", status_code=502, ttfb_ms=None, output_tokens=None)
+    assert Lake(place).sample(0, 2, ["trace_id"])["trace_id"].to_list() == [TRACE, None]
     export.send()
     one, failed = collector.spans()
     assert (one.trace_id.hex(), one.parent_span_id.hex(), one.span_id.hex()) == (TRACE, PARENT, span_of(ident(0)))

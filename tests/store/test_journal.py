@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,3 +211,9 @@ def test_a_segment_is_locked_from_its_first_byte_until_its_writer_closes(tmp_pat
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         journal.close()
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_frame_of_a_release_before_is_read_with_the_new_fields_at_their_defaults() -> None:
+    for row in (opened("a"), closed("a")):
+        first_release = msgspec.msgpack.decode(msgspec.msgpack.encode(row))[: -len(row.__struct_defaults__)]
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(first_release), type=type(row)) == row

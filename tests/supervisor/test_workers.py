@@ -1,4 +1,4 @@
-"""Several workers on one port: one is killed under load, the others answer, and every answer is one row."""
+"""Several workers on one port, with TLS: one is killed under load, the others answer, every answer is one row."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
+import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 import place
@@ -38,6 +39,13 @@ def served(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_LOG_FORMAT", "json")
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(folder / "authority.pem")
+        issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+        for variable in ("TRIMTAB_TLS_CERT", "TRIMTAB_TLS_KEY"):
+            patch.setenv(variable, str(folder / "server.pem"))
+        patch.setenv("SSL_CERT_FILE", str(folder / "authority.pem"))  # whom httpx trusts
         with desk(tmp_path_factory.mktemp("workers"), FILE) as one:
             until(lambda: len(workers(one)) == 3)
             until(lambda: responds(f"http://127.0.0.1:{one.settings.dashboard_port}/api/status"))
@@ -142,6 +150,7 @@ def test_every_row_of_every_worker_is_one_span_though_the_control_process_was_ki
 
 
 def test_a_second_house_does_not_share_the_port_of_the_first(served: Desk) -> None:
+    assert served.url.startswith("https://")
     with pytest.raises(Fixable, match=f"port {served.settings.port} cannot be had") as refused:
         up(served.settings, load(served.settings.root))
     assert "TRIMTAB_PORT" in refused.value.fix

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_left
+from contextlib import suppress
 from pathlib import Path
 
 CELLS = 16_384
@@ -62,7 +63,7 @@ class Meter:
     def __init__(self, folder: Path | None = None, worker: int = 0) -> None:
         self.folder, self.worker = folder, worker
         self._names: dict[str, int] = {}
-        self._names_fd = -1
+        self._names_fd, self._unsaved = -1, bytearray()
         self._map = self._open() if folder is not None else mmap.mmap(-1, CELLS * 8)
         self._cells = memoryview(self._map).cast("d")
         for name in FIXED:
@@ -128,6 +129,7 @@ class Meter:
         cells[JOURNAL_BYTES] += journal_bytes - seen_bytes
         cells[JOURNAL_ERRORS] += journal_errors - seen_errors
         self._journal = (journal_bytes, journal_errors)
+        self._save()
 
     # Reading
 
@@ -155,22 +157,27 @@ class Meter:
         first = len(self._names)
         if first + len(names) > SCRATCH:
             return SCRATCH
-        if self._names_fd >= 0:
-            os.write(self._names_fd, "".join(f"{name}\n" for name in names).encode())  # at once: a killed worker's too
         self._names.update(zip(names, range(first, first + len(names)), strict=True))
+        self._unsaved += "".join(f"{name}\n" for name in names).encode()
+        self._save()
         return first
+
+    def _save(self) -> None:
+        """Write new names. A full disk must not fail a request: then they are written later."""
+        if self._unsaved and self._names_fd >= 0:
+            with suppress(OSError):
+                del self._unsaved[: os.write(self._names_fd, self._unsaved)]
 
     def _open(self) -> mmap.mmap:
         assert self.folder is not None  # noqa: S101 (the caller asked)
         self.folder.mkdir(parents=True, exist_ok=True)
         names, cells = files(self.folder, self.worker)
         self._names = {name: index for index, name in enumerate(read_names(names))}
-        self._names_fd = os.open(names, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._names_fd = os.open(names, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._names_fd, sum(len(name.encode()) + 1 for name in self._names))  # half a last line
-        os.lseek(self._names_fd, 0, os.SEEK_END)
         fd = os.open(cells, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, CELLS * 8)
+            os.posix_fallocate(fd, 0, CELLS * 8)  # with room on the disk: without it a later addition would be a SIGBUS
             return mmap.mmap(fd, CELLS * 8)
         finally:
             os.close(fd)
