@@ -13,6 +13,7 @@ import trustme
 from gateway_place import Place, chat, entity, until
 
 from trimtab.errors import EngineError
+from trimtab.gateway.tls import Certificate
 
 
 class Secured:
@@ -25,10 +26,10 @@ class Secured:
         self.gateway = place.gateway(*arguments(self.folder))
         self.address = self.gateway.ready["address"]
 
-    def issue(self) -> None:
-        """A new certificate, as a renewal writes it: the two files one after the other."""
+    def issue(self, key: bytes | None = None) -> None:
+        """A new certificate, beside its own key or another one."""
         issued = self.authority.issue_cert("127.0.0.1", "localhost")
-        issued.private_key_pem.write_to_path(self.folder / "key.pem")
+        (self.folder / "key.pem").write_bytes(key or issued.private_key_pem.bytes())
         (self.folder / "chain.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
 
     def context(self, **limits: ssl.TLSVersion) -> ssl.SSLContext:
@@ -73,6 +74,8 @@ def test_plain_and_streamed_answers_come_through_and_nothing_else_does(secured: 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tls_1_2_is_the_oldest_that_is_spoken(secured: Secured, version: ssl.TLSVersion) -> None:
+    files = (secured.folder / "chain.pem", secured.folder / "key.pem")
+    assert Certificate(*files).context.minimum_version == ssl.TLSVersion.TLSv1_2  # whatever OpenSSL was built to refuse
     context = secured.context()
     if version < ssl.TLSVersion.TLSv1_2:
         context.set_ciphers("ALL:@SECLEVEL=0")
@@ -89,7 +92,8 @@ def test_a_renewed_certificate_is_shown_to_the_next_and_disturbs_nobody(secured:
     before = secured.serial()
     with httpx.Client(base_url=f"https://{secured.address}", verify=secured.context()) as http:
         http.get("/healthz")
-        (secured.folder / "chain.pem").write_bytes(b"half a")
+        key = (secured.folder / "key.pem").read_bytes()
+        secured.issue(key)  # the new chain is there, its key not yet
         until(lambda: "was not reloaded" in (secured.folder / "gateway.log").read_text())
         assert secured.serial() == before
         secured.issue()

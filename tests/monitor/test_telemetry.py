@@ -124,9 +124,10 @@ def sent(*starts: int) -> list[int]:
     return [n for start in starts for n in range(start, min(start + 11, 20))]
 
 
+@pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize("mood", ["broken", "deaf"])
 def test_a_collector_that_is_away_gets_everything_when_it_is_back(
-    place: Settings, collector: Collector, mood: str, caplog: pytest.LogCaptureFixture
+    place: Settings, collector: Collector, mood: str, anew: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`deaf` takes what comes and does not say so: what it gets twice is the same twice."""
     export = Export(place)
@@ -136,7 +137,7 @@ def test_a_collector_that_is_away_gets_everything_when_it_is_back(
         export.send()
     assert len([record for record in caplog.records if "does not take" in record.message]) == 2  # spans, metrics
     collector.mood = "well"
-    Export(place).send()
+    (Export(place) if anew else export).send()
     ids = {span.span_id.hex() for span in collector.spans()}
     assert ids == {span_of(ident(n)) for n in range(3)}
     by_id = {(span.trace_id, span.span_id): span for span in collector.spans()}
