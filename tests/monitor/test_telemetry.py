@@ -131,20 +131,22 @@ def test_a_collector_that_is_away_gets_everything_when_it_is_back(
 ) -> None:
     """`deaf` takes what comes and does not say so: what it gets twice is the same twice."""
     export = Export(place)
+    ask(place, 0)
+    export.send()
     collector.mood = mood
-    for n in range(3):
+    for n in range(1, 4):
         ask(place, n)
         export.send()
     assert len([record for record in caplog.records if "does not take" in record.message]) == 2  # spans, metrics
     collector.mood = "well"
     (Export(place) if anew else export).send()
     ids = {span.span_id.hex() for span in collector.spans()}
-    assert ids == {span_of(ident(n)) for n in range(3)}
+    assert ids == {span_of(ident(n)) for n in range(4)}
     by_id = {(span.trace_id, span.span_id): span for span in collector.spans()}
     assert all(by_id[(span.trace_id, span.span_id)] == span for span in collector.spans())
-    assert count(collector.points()["gen_ai.server.request.duration"]) == 3
+    assert count(collector.points()["gen_ai.server.request.duration"]) == 4
     if mood == "broken":
-        assert len(collector.spans()) == 3
+        assert len(collector.spans()) == 4
 
 
 def test_a_caller_who_does_not_sample_gets_no_span_but_is_measured(place: Settings, collector: Collector) -> None:
