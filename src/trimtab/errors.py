@@ -62,6 +62,12 @@ class ConfigError(Fixable):
         return f"{self.file}{line} {self.field}".strip()
 
 
+class DatabaseAway(Fixable):
+    """The control database cannot be reached, written or locked right now. What waits for it is tried again."""
+
+    code = "database_away"
+
+
 class Conflict(TrimtabError):
     """A compare-and-set lost: the value is no longer the one the caller saw."""
 
@@ -70,7 +76,7 @@ class Conflict(TrimtabError):
 
 
 class Corrupt(TrimtabError):
-    """Stored bytes do not match their checksum, hash or chain."""
+    """Stored bytes do not match their checksum, hash or signature."""
 
     code = "corrupt"
     exit_code = 4

@@ -53,6 +53,8 @@ class _Fleet:
     broken: dict[int, float] = field(default_factory=dict)
     """Versions that failed to load, with the time from which to try again."""
     routes: Routes | None = None
+    hindered: str = ""
+    """Why the last pass could not be made."""
 
 
 def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
@@ -75,7 +77,7 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     try:
         while not stopping.is_set():
             _keep(settings, loaded.project.endpoint.workers, children, open_browser)
-            _follow(fleet)
+            _follow_if_possible(fleet)
             stopping.wait(POLL_SECONDS)
     finally:
         gateways = [child for name, child in children.items() if name != "control"]
@@ -144,6 +146,18 @@ def _keep(settings: Settings, workers: int, children: dict[str, processes.Child]
         if child is None:
             scheme = "https" if settings.tls_cert and name != "control" else "http"
             print(f"{name:9} {scheme}://{children[name].ready['address']}", flush=True)
+
+
+def _follow_if_possible(fleet: _Fleet) -> None:
+    """One pass; without the control database what serves goes on serving, and the next pass tries again."""
+    try:
+        _follow(fleet)
+    except Fixable as error:
+        if str(error) != fleet.hindered:
+            log.error("versions stay as they are for now: %s", error)
+        fleet.hindered = str(error)
+    else:
+        fleet.hindered = ""
 
 
 def _follow(fleet: _Fleet) -> None:
@@ -241,11 +255,11 @@ def _retire(fleet: _Fleet, wanted: set[int]) -> None:
 
 def _stop(fleet: _Fleet, engine: _Engine, state: str) -> None:
     engine.child.stop()
-    fleet.control.set_engine(
-        EngineState.model_validate(
-            {"model": engine.entity.model, "version": engine.entity.version, "state": state, "at": utc_now()}
-        )
-    )
+    told = {"model": engine.entity.model, "version": engine.entity.version, "state": state, "at": utc_now()}
+    try:
+        fleet.control.set_engine(EngineState.model_validate(told))
+    except Fixable as error:
+        log.error("version %s has %s, unrecorded: %s", engine.entity.version, state, error)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_a_faulty_file_stops_a_command_with_its_first_fault(folder: Path, run: R
 
 def test_a_port_that_is_no_number_is_refused(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_PORT", "eighty")
-    code, _, err = run("audit", "head")
+    code, _, err = run("audit", "checkpoint")
     assert code == 2
     assert "TRIMTAB_PORT" in err
 
@@ -345,49 +346,70 @@ def test_there_is_nothing_before_the_first_champion(folder: Path, run: Run) -> N
 
 
 @pytest.fixture
-def exported(control: Control, run: Run, tmp_path: Path) -> Path:
-    file = tmp_path / "audit.jsonl"
+def exported(control: Control, run: Run, tmp_path: Path) -> list[str]:
+    """What an auditor gets: the log, a checkpoint and the key, as the options of `audit verify`."""
+    file, note = tmp_path / "audit.jsonl", tmp_path / "kept.note"
     file.write_text(run("audit", "export")[1])
-    return file
+    note.write_text(run("audit", "checkpoint")[1])
+    return ["--file", str(file), "--checkpoint", str(note), "--key", run("audit", "key")[1].strip()]
 
 
-def test_a_whole_chain_verifies_here_and_from_its_export_alone(
-    control: Control, exported: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_whole_log_verifies_here_and_from_its_export_alone(
+    exported: list[str], run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    head = control.audit_entries()[-1].hash
-    assert run("audit", "head")[1] == f"2 {head}\n"
-    assert run("audit", "verify", "--head", head)[:2] == (0, f"2 entries, whole; head {head}\n")
+    assert run("audit", "verify")[:2] == (0, "2 entries, whole\n")
+    assert run("audit", "verify", *exported[2:4])[:2] == (0, "2 entries, whole\n")
     monkeypatch.chdir(tmp_path)  # an auditor's machine: no project here
-    assert run("audit", "verify", "--file", str(exported))[:2] == (0, f"2 entries, whole; head {head}\n")
+    assert run("audit", "verify", *exported)[:2] == (0, "2 entries, whole\n")
+    code, _, err = run("audit", "verify", *exported[:2])
+    assert (code, "proves nothing by itself" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda lines: [lines[0].replace("first version", "worst version"), lines[1]], "entry 1 (alias_move"),
+        (lambda lines: [lines[0].replace("first version", "worst version"), lines[1]], "edited, removed or reordered"),
         (lambda lines: lines[1:], "entry 1 is missing"),
         (lambda lines: lines[::-1], "entry 1 is missing"),
+        (lambda lines: lines[:1], "the end was cut off"),
         (lambda lines: [lines[0], lines[1][:-9]], "line 2 is not an audit entry"),
         (lambda lines: [], "empty"),
     ],
 )
 def test_an_edited_export_fails_with_code_four_and_names_the_fault(
-    change: Callable[[list[str]], list[str]], fault: str, exported: Path, run: Run
+    change: Callable[[list[str]], list[str]], fault: str, exported: list[str], run: Run
 ) -> None:
-    exported.write_text("".join(f"{line}\n" for line in change(exported.read_text().splitlines())))
-    code, out, err = run("audit", "verify", "--file", str(exported))
+    file = Path(exported[1])
+    file.write_text("".join(f"{line}\n" for line in change(file.read_text().splitlines())))
+    code, out, err = run("audit", "verify", *exported)
     assert code == 4
     assert fault in out
     assert "fault" in err
 
 
-def test_a_chain_cut_at_its_end_is_found_by_the_head_kept_elsewhere(exported: Path, control: Control, run: Run) -> None:
-    head = control.audit_entries()[-1].hash
-    exported.write_text(exported.read_text().splitlines()[0] + "\n")
-    assert run("audit", "verify", "--file", str(exported))[0] == 0  # a prefix of a chain is a chain
-    code, out, _ = run("audit", "verify", "--file", str(exported), "--head", head)
-    assert code == 4
-    assert "cut or written anew" in out
+def test_a_bundle_proves_its_period_to_an_auditor_and_not_when_it_was_changed(
+    control: Control, run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "evidence.zip"
+    assert run("audit", "bundle", str(out))[:2] == (0, f"2 entries with their proofs in {out}\n")
+    with zipfile.ZipFile(out) as archive:
+        archive.extractall(tmp_path / "opened")
+    verifier, key = tmp_path / "opened" / "verify_audit.py", run("audit", "key")[1].strip()
+
+    def verified() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", str(verifier), "--key", key, str(out)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (verified().returncode, verified().stdout) == (0, "2 entries, whole and in place\n")
+    entries = tmp_path / "opened" / "entries.jsonl"
+    entries.write_text(entries.read_text().replace("first version", "worst version"))
+    with zipfile.ZipFile(out, "w") as archive:
+        for file in (tmp_path / "opened").rglob("*.*"):
+            archive.write(file, file.relative_to(tmp_path / "opened"))
+    assert verified().returncode == 1
+    assert "entries.jsonl is not what the manifest says" in verified().stdout
+    code, _, err = run("audit", "bundle", str(out), "--from", "2031-01-01")
+    assert (code, "choose a period inside the log" in err) == (2, True)
 
 
 def test_an_edit_of_the_database_is_found(control: Control, folder: Path, run: Run) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -234,20 +235,42 @@ def test_each_epoch_sees_each_example_once_in_an_order_set_by_the_seed(
     assert [sorted(order[i * n : (i + 1) * n]) for i in range(epochs)] == [list(range(n))] * epochs
 
 
-def test_ten_steps_teach_the_real_base_the_answers_form(settings: Settings) -> None:
-    """On the default base: the loss more than halves, its tokens are the engine's, and so is the form of the answer."""
+SYSTEM = "Answer with intent and urgency as JSON."
+
+
+def test_twenty_steps_teach_the_real_base_and_the_engine_serves_what_was_trained(settings: Settings) -> None:
+    """The loss more than halves, the engine's tokens are the trainer's, and on unseen messages the engine's greedy
+    answers are those of transformers with peft, word for word."""
     base = weights.fetch(settings_module.load().blobs, "smollm2-135m-instruct")
-    data = dataset(settings.datasets / "d", 80)
-    run = tune(settings, data, base, LoraSection(), [], system="Answer with intent and urgency as JSON.")
-    assert run.steps == 10
+    section = LoraSection(layers=12, epochs=2.0)
+    run = tune(settings, dataset(settings.datasets / "d", 80), base, section, [], system=SYSTEM)
+    assert run.steps == 20
     assert run.loss_last < run.loss_first / 2
-    messages = [{"role": "system", "content": "Answer with intent and urgency as JSON."}]
-    messages.append({"role": "user", "content": "the lamp went back, where is my money, no hurry"})
-    tokenizer = gguf_weights.load_tokenizer(gguf_weights.open_base(base))
-    with tiny.engine(settings, base, blobs.get(settings.blobs, run.adapter_sha256)) as ask:
+    reader = gguf_weights.open_base(base)
+    tokenizer = gguf_weights.load_tokenizer(reader)
+    things = ["sofa", "tablet", "camera", "shop"]
+    texts = [PHRASES[intent][i % 3].format(things[i]) for i in range(4) for intent in PHRASES]
+    asked = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}] for text in texts]
+    model = lora.add_adapter(gguf_weights.load_model(reader, torch.float32), section)
+    adapter = blobs.get(settings.blobs, run.adapter_sha256)
+    lora.go_on_from(model, gguf_weights.read_adapter(adapter, reader))
+    trained = _greedy(model, tokenizer, asked)
+    with tiny.engine(settings, base, adapter) as ask:
         for text in tiny.AWKWARD:
             assert tokenizer(text).input_ids == ask("/tokenize", {"content": text, "parse_special": True})["tokens"]
-        body = {"messages": messages, "temperature": 0, "max_tokens": 30, "lora": [{"id": 0, "scale": 1.0}]}
-        answer = ask("/v1/chat/completions", body)["choices"][0]
-    assert LABELS.parse(answer["message"]["content"]) is not None, answer
-    assert answer["finish_reason"] == "stop"
+        body = {"temperature": 0, "max_tokens": 30, "cache_prompt": False, "lora": [{"id": 0, "scale": 1.0}]}
+        served = [ask("/v1/chat/completions", body | {"messages": messages})["choices"][0] for messages in asked]
+    assert [choice["message"]["content"] for choice in served] == trained
+    assert all(LABELS.parse(text) is not None for text in trained), trained
+    assert {choice["finish_reason"] for choice in served} == {"stop"}
+
+
+def _greedy(model: Any, tokenizer: Any, asked: list[list[dict[str, str]]]) -> list[str]:
+    chats = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in asked]
+    tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
+    batch = tokenizer(chats, add_special_tokens=False, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        whole = model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, do_sample=False, max_new_tokens=30
+        )
+    return tokenizer.batch_decode(whole[:, batch.input_ids.shape[1] :], skip_special_tokens=True)

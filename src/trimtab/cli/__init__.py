@@ -53,11 +53,13 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         ((loop.run, 'trimtab cycle run --reason "new product line"'),),
     ),
     "audit": (
-        "Check, pin and hand out the audit chain.",
+        "Check, pin and hand out the audit log.",
         (
-            (evidence.verify, "trimtab audit verify --file audit.jsonl"),
-            (evidence.head, "trimtab audit head"),
+            (evidence.verify, "trimtab audit verify --checkpoint kept-elsewhere.note"),
+            (evidence.checkpoint, "trimtab audit checkpoint > kept-elsewhere.note"),
+            (evidence.key, "trimtab audit key"),
             (evidence.export, "trimtab audit export > audit.jsonl"),
+            (evidence.bundle, "trimtab audit bundle 2026-q4.zip --from 2026-10-01 --to 2027-01-01"),
         ),
     ),
 }

@@ -10,7 +10,6 @@ from trimtab.records.promotion import Decision, GateResult, RolloutLook
 from trimtab.records.registry import AliasMove
 from trimtab.records.training import TrainingRun
 from trimtab.settings import Settings
-from trimtab.store import audit
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
 
@@ -23,7 +22,7 @@ def summary(
     ends, runs = control.facts("cycle_end", CycleEnd), control.facts("training_run", TrainingRun)
     moves = control.facts("alias_move", AliasMove, f"{model}/champion/")
     entries = control.audit_entries()
-    whole = "whole" if not audit.verify(entries, control.audited_facts()) else "BROKEN"
+    whole = "whole" if not control.audit_faults() else "BROKEN"
     failed, rows = traffic.sent["failed"], Lake(where).count()
     return [
         f"served    {traffic.answered} answers, {failed} failed, {rows} rows in {where.lake / 'inference'}",
@@ -35,7 +34,7 @@ def summary(
         *_rollout(control),
         f"outcome   {ends[-1].outcome if ends else 'no cycle ended'}; champion: "
         + " → ".join(f"version {m.after}" for m in moves),
-        f"evidence  audit chain of {len(entries)} entries, {whole}; model cards in {where.cards}",
+        f"evidence  audit log of {len(entries)} entries, {whole}; model cards in {where.cards}",
         f"look      mlflow ui --backend-store-uri {where.mlflow_uri}",
         f"took      {total:.0f} s: " + ", ".join(f"{stage} from {at:.0f} s" for stage, at in seconds.items()),
     ]

@@ -1,9 +1,9 @@
-"""Evidence for others: the audit chain, which anybody can check without us, and the model card."""
+"""Evidence for others: the audit log, which anybody can check without us, and the model card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,49 +20,78 @@ if TYPE_CHECKING:
 def verify(
     project: Folder = Path(),
     file: Annotated[Path | None, typer.Option(help="Check this export instead: no project is needed.")] = None,
-    pinned: Annotated[
-        str | None,
-        typer.Option("--head", help="A hash kept elsewhere (`trimtab audit head`): it must be in the chain."),
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="A checkpoint kept elsewhere: the log must contain what it signed.")
     ] = None,
+    key: Annotated[str | None, typer.Option(help="Verifier key (`trimtab audit key`); needed with --file.")] = None,
 ) -> None:
     """Prove that no decision, approval, alias move or traffic change was edited, removed or reordered. Works offline.
 
-    Exit code 0 with the count and the head's hash; 4 with every fault. Compare with a head kept elsewhere to rule out
-    that the whole chain was written anew.
+    Exit code 0 with the count; 4 with every fault. A checkpoint kept elsewhere rules out that the whole log was written
+    anew or cut off at its end.
     """
     from trimtab.store import audit
 
+    notes = [_text(path) for path in checkpoint or []]
     if file is not None:
+        if key is None or not notes:
+            raise Fixable("an export proves nothing by itself", "pass --checkpoint FILE and --key KEY, too")
         entries, faults = _exported(file)
-        faults = faults or audit.verify(entries)
+        faults = faults or audit.verify(entries, notes, key)
     else:
         _, control = recorded(project)
-        entries = control.audit_entries()
-        faults = audit.verify(entries, control.audited_facts())
-    if pinned is not None and pinned not in {entry.hash for entry in entries}:
-        faults.append(f"no entry has the hash {pinned}: the chain was cut or written anew")
+        entries, faults = control.audit_entries(), control.audit_faults()
+        faults += audit.verify(entries, notes, key or control.signer.verifier_key) if notes else []
     if faults:
-        for fault in faults:
+        for fault in dict.fromkeys(faults):
             show.say(fault, "red")
-        raise Corrupt(f"the audit chain has {len(faults)} fault{'s' if len(faults) > 1 else ''}")
-    show.say(f"{len(entries)} entries, whole; head {_head(entries)}")
-    show.then("keep the head's hash somewhere else, and pass it with --head next time")
+        raise Corrupt(f"the audit log has {len(faults)} fault{'s' if len(faults) > 1 else ''}")
+    show.say(f"{len(entries)} entries, whole")
+    show.then("`trimtab audit checkpoint > FILE`, kept elsewhere; pass it with --checkpoint next time")
 
 
-def head(project: Folder = Path()) -> None:
-    """Print the number and the hash of the newest entry: keep it where the database's owner cannot change it."""
+def checkpoint(project: Folder = Path()) -> None:
+    """Print the newest checkpoint, the log's signed size and root: keep it where the database's owner cannot change it.
+
+    `evidence.anchor` in trimtab.yaml does that by itself: an MLflow tag, a file, a webhook.
+    """
     _, control = recorded(project)
-    entries = control.audit_entries()
-    show.say(f"{len(entries)} {_head(entries)}")
-    show.then("`trimtab audit verify --head HASH` later")
+    notes = control.checkpoints()
+    if not notes:
+        raise Fixable("nothing has been decided here yet", "run `trimtab register`, then `trimtab up`")
+    typer.echo(notes[max(notes)], nl=False)
+    show.then("`trimtab audit verify --checkpoint FILE` later")
+
+
+def key(project: Folder = Path()) -> None:
+    """Print the key that checks this project's checkpoints. It is no secret: give it to whoever will verify."""
+    _, control = recorded(project)
+    typer.echo(control.signer.verifier_key)
+    show.then("`trimtab audit bundle`")
 
 
 def export(project: Folder = Path()) -> None:
-    """Print the whole chain as JSON Lines, for an auditor who has nothing but the file."""
+    """Print the whole log as JSON Lines, for an auditor who has nothing but the file, a checkpoint and the key."""
     _, control = recorded(project)
     for entry in control.audit_entries():
         typer.echo(entry.model_dump_json())
-    show.then("`trimtab audit verify --file FILE`, on any machine")
+    show.then("`trimtab audit verify --file FILE --checkpoint FILE --key KEY`, on any machine")
+
+
+def bundle(
+    out: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    project: Folder = Path(),
+    first: Annotated[datetime | None, typer.Option("--from", help="Start of the period (UTC).")] = None,
+    last: Annotated[datetime | None, typer.Option("--to", help="End of the period (UTC).", show_default="now")] = None,
+) -> None:
+    """Write a period's entries, each with its proof, the model cards and a verifier into one signed file."""
+    settings, control = recorded(project)
+    from trimtab import lifecycle
+
+    begin, end = first or datetime(1970, 1, 1), last or datetime.now(UTC).replace(tzinfo=None)
+    count = lifecycle.write_bundle(settings, control, begin.replace(tzinfo=UTC), end.replace(tzinfo=UTC), out)
+    show.say(f"{count} entries with their proofs in {out}")
+    show.then(f"unzip {out} verify_audit.py, then `python verify_audit.py --key KEY {out}` on any machine")
 
 
 def card(
@@ -77,10 +106,12 @@ def card(
     show.then("`trimtab audit export` for the evidence behind it")
 
 
-def _head(entries: Sequence[Entry]) -> str:
-    from trimtab.store.audit import GENESIS
-
-    return entries[-1].hash if entries else GENESIS
+def _text(path: Path) -> str:
+    """A checkpoint file. Raises Fixable when it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fixable(f"cannot read {path}: {error}", "name a file that `trimtab audit checkpoint` wrote") from None
 
 
 def _exported(path: Path) -> tuple[list[Entry], list[str]]:

@@ -31,6 +31,8 @@ READ_SECONDS = 20.0
 """A request must have come whole this long after its first byte."""
 IDLE_SECONDS = 75.0
 """A connection without a request is closed after this long."""
+WRITE_SECONDS = 20.0
+"""A client that has sent more requests must read its answers; it is let go when it takes none for this long."""
 LINGER_SECONDS = 1.0
 """After a refusal the client may still be sending: closing at once would reset the connection under the answer."""
 WRITE_BUFFER = 256 * 1024
@@ -39,6 +41,7 @@ WRITE_BUFFER = 256 * 1024
 log = logging.getLogger("trimtab.gateway")
 
 JSON = b"application/json"
+_ONCE = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -163,15 +166,12 @@ class Connection(asyncio.Protocol):
             return
         self._raw_size += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # we go on in HTTP/1.1, as RFC 9110 section 7.8 allows
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
+            self._feed(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, Fault) else Fault(400, "invalid_http", "not a valid request"))
         except httptools.HttpParserError as error:
-            self._refuse(Fault(400, "invalid_http", f"not a valid HTTP request: {error}"))
+            self._refuse(_invalid(str(error)))
         else:
             self._check_unfinished()
 
@@ -212,7 +212,12 @@ class Connection(asyncio.Protocol):
         self._grow_head(len(name) + len(value) + 4)
         if not self._head_done:
             assert self._reading is not None  # noqa: S101 (on_message_begin came first)
-            self._reading.headers[name.lower()] = value
+            name, headers = name.lower(), self._reading.headers
+            if name in headers:  # RFC 9110 section 5.2: a list, and of these headers a list is never good
+                if name in _ONCE:
+                    raise _invalid(f"{name.decode('latin-1')} is there more than once")
+                value = headers[name] + b", " + value
+            headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Line and headers are whole."""
@@ -221,6 +226,11 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         exchange.method = self._parser.get_method().decode("ascii")
         exchange.path = self._url.partition(b"?")[0].decode("latin-1")
+        _check_framing(self._parser.get_http_version(), exchange.headers)
+        if self._parser.should_upgrade():
+            if exchange.method == "CONNECT":
+                raise _invalid("this is no proxy to CONNECT through")
+            return  # it comes again, without
         if int(exchange.headers.get(b"content-length", b"0")) > BODY_BYTES:
             raise _too_large()
         if exchange.headers.get(b"expect", b"").lower() == b"100-continue" and self._task is None:
@@ -235,6 +245,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is whole. Only here does the parser know whether the connection stays open."""
+        if self._parser.should_upgrade():
+            return
         exchange = self._reading
         assert exchange is not None  # noqa: S101 (on_message_begin came first)
         self._reading, self._raw_size = None, 0
@@ -279,6 +291,30 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     # Inside
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. A wish to upgrade is passed over, as RFC 9110 section 7.8 allows.
+
+        The parser takes what follows such a head for another protocol, its body too, which would then be read as the
+        next request: so a new parser is told the same head without the wish.
+        """
+        rest = memoryview(data)
+        while True:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest, again = rest[upgrade.args[0] :], self._without_upgrade()
+                self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(again)
+            else:
+                return
+
+    def _without_upgrade(self) -> bytes:
+        exchange = self._reading
+        assert exchange is not None  # noqa: S101 (its head was just read)
+        lines = b"".join(b"%b: %b\r\n" % line for line in exchange.headers.items() if line[0] != b"upgrade")
+        version = self._parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (exchange.method.encode(), self._url, version, lines)
 
     def _grow_head(self, size: int) -> None:
         self._head_size += size
@@ -326,11 +362,23 @@ class Connection(asyncio.Protocol):
                 self._task = None
                 self._close()
                 return
+            if self._writable is not None and not await self._caught_up():
+                return
         self._task = None
         self.expires = self._server.now() + (IDLE_SECONDS if self._reading is None else READ_SECONDS)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
+
+    async def _caught_up(self) -> bool:
+        """Wait until the client has read enough to be worth another answer; False when it was let go."""
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self.drain()
+        except TimeoutError:
+            self._transport.abort()
+            return False
+        return True
 
     def _close(self) -> None:
         """Close when the client has read everything; give up on one that does not."""
@@ -394,6 +442,23 @@ class Server:
         self.date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()
         for connection in [c for c in self.connections if c.expires < now]:
             connection.expire()
+
+
+def _check_framing(version: str, headers: dict[bytes, bytes]) -> None:
+    """What RFC 9112 wants refused and the parser lets pass (sections 2.3, 3.2 and 6.1)."""
+    if version not in ("1.1", "1.0"):
+        raise _invalid(f"HTTP/{version} is not spoken here; use HTTP/1.1")
+    if version == "1.1" and b"host" not in headers:
+        raise _invalid("there is no Host header")
+    if b"transfer-encoding" in headers:
+        if headers[b"transfer-encoding"].lower() != b"chunked":
+            raise Fault(501, "invalid_http", "the only transfer coding that is understood here is chunked")
+        if version == "1.0":
+            raise _invalid("HTTP/1.0 has no chunked bodies")
+
+
+def _invalid(why: str) -> Fault:
+    return Fault(400, "invalid_http", f"not a valid HTTP request: {why}")
 
 
 def _too_large() -> Fault:

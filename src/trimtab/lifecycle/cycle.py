@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from trimtab import registry, training
-from trimtab.errors import Conflict, EngineError, Fixable
+from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
 from trimtab.project import Loaded
 from trimtab.promotion import decide, gather, rollout
@@ -60,11 +60,13 @@ class Work:
 def run_cycle(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
     """Curate, train, register, compare, decide, roll out; again with mitigation after a rejection for fairness alone.
 
-    What a person must mend first (Fixable) ends the cycle as failed. Raises StepFailed or EngineError when a step broke
-    off: run the cycle again and it goes on there.
+    What a person must mend first (Fixable) ends the cycle as failed. Raises StepFailed, EngineError or DatabaseAway
+    when a step broke off: run the cycle again and it goes on there.
     """
     try:
         return _attempts(settings, loaded, control, cycle)
+    except DatabaseAway:
+        raise
     except Fixable as error:
         return give_up(settings, control, cycle, str(error))
 

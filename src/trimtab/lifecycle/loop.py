@@ -15,6 +15,7 @@ from apscheduler.triggers.cron import CronTrigger
 from trimtab import registry, trace_context
 from trimtab.errors import TrimtabError
 from trimtab.lifecycle import cycle as cycles
+from trimtab.lifecycle.anchor import anchor
 from trimtab.monitor import watch
 from trimtab.project import Loaded
 from trimtab.records.lifecycle import Cycle
@@ -56,6 +57,14 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     once: dict[str, Any] = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
     scheduler.add_job(_guarded(lambda: drain(settings)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
     scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
+    places: dict[str, int] = {}
+    scheduler.add_job(
+        _guarded(lambda: anchor(settings, loaded, loop.control, places)),
+        "interval",
+        seconds=WATCH_SECONDS,
+        id="anchor",
+        **once,
+    )
     for when in loaded.project.retrain.when:
         if when.startswith("cron:"):
             expression = when.removeprefix("cron:").strip()

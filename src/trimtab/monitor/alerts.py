@@ -82,15 +82,21 @@ def notify(project: Project, alert: Alert) -> None:
 
 
 def _post(url: str, alert: Alert) -> None:
-    body = alert.model_dump_json().encode()
     try:
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 (the file admits http and https only)
+        post(url, alert.model_dump_json().encode(), "application/json")
+    except ConnectionError as error:
+        _log.error("alert %s: %s", alert.key, error)
+
+
+def post(url: str, body: bytes, content_type: str) -> None:
+    """One POST to a webhook. Raises ConnectionError with the host alone: the path is often the webhook's secret."""
+    try:
+        request = urllib.request.Request(url, body, {"Content-Type": content_type})  # noqa: S310 (the file admits http and https only)
         with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT):  # noqa: S310
             pass
     except (OSError, HTTPException, ValueError) as error:
-        # Only the host: the path of a webhook is often its secret.
         reason = getattr(error, "reason", None) or getattr(error, "code", None) or type(error).__name__
-        _log.error("alert %s did not reach the webhook at %s: %s", alert.key, urlsplit(url).hostname, reason)
+        raise ConnectionError(f"did not reach the webhook at {urlsplit(url).hostname}: {reason}") from None
 
 
 def _drift_text(report: DriftReport) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Move aliases and traffic: by compare-and-set, with a reason, into the audit chain. Rollback takes the same path."""
+"""Move aliases and traffic: by compare-and-set, with a reason, into the audit log. Rollback takes the same path."""
 
 from __future__ import annotations
 
@@ -63,9 +63,16 @@ def previous_champion(control: Control, model: str) -> AliasMove:
     return moves[-1]
 
 
-def rollback(settings: Settings, control: Control, model: str, *, actor: str, reason: str) -> AliasMove:
-    """Make the champion before this one champion again. Raises Fixable or Conflict; returns the move it made."""
+def rollback(
+    settings: Settings, control: Control, model: str, *, actor: str, reason: str, shown: AliasMove | None = None
+) -> AliasMove:
+    """Make the champion before this one champion again. Raises Fixable or Conflict; returns the move it made.
+
+    With `shown`, the move that a person was told would be taken back: Conflict when it is another one by now.
+    """
     undone = previous_champion(control, model)
+    if shown is not None and undone != shown:
+        raise Conflict(f"the champion of {model} was moved meanwhile: nothing was changed")
     move = AliasMove(
         model=model,
         alias="champion",

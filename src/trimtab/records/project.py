@@ -33,6 +33,12 @@ def _notify(value: str) -> str:
     raise _refused("is neither log nor a webhook", "write log or webhook:https://…")
 
 
+def _anchor(value: str) -> str:
+    if value == "mlflow" or re.fullmatch(r"file:.+|webhook:https?://\S+", value):
+        return value
+    raise _refused("is no place for a checkpoint", "write mlflow, file:PATH or webhook:https://…")
+
+
 def _when(value: str) -> str:
     if value in ("input_drift", "quality") or value.startswith("cron:"):
         return value
@@ -224,6 +230,13 @@ class EndpointSection(FileModel):
     """Gateway processes that share the port; one for each core that clients keep busy."""
 
 
+class EvidenceSection(FileModel):
+    """What an auditor can rely on."""
+
+    anchor: tuple[Annotated[str, AfterValidator(_anchor)], ...] = ("mlflow",)
+    """Where the audit log's signed checkpoints are kept besides the database: mlflow, file:PATH, webhook:https://…"""
+
+
 class LocalTarget(FileModel):
     """The engine on this machine."""
 
@@ -254,4 +267,5 @@ class Project(FileModel):
     gates: GatesSection = GatesSection()
     rollout: RolloutSection = RolloutSection()
     endpoint: EndpointSection = EndpointSection()
+    evidence: EvidenceSection = EvidenceSection()
     target: TargetSection = TargetSection()

@@ -146,6 +146,14 @@ def show_aliases(settings: Settings, control: Control, model: str) -> None:
         log.warning("MLflow does not show the aliases of %s yet: %s", model, error)
 
 
+def show_checkpoint(settings: Settings, model: str, note: str) -> None:
+    """Keep the audit log's newest checkpoint as a tag of the registered model. ConnectionError: MLflow is away."""
+    try:
+        _client(settings).set_registered_model_tag(model, "trimtab.audit_checkpoint", note)
+    except Exception as error:  # MLflow raises many kinds
+        raise ConnectionError(f"MLflow does not take the checkpoint: {error}") from error
+
+
 def log_metrics(settings: Settings, version: ModelVersion, metrics: Mapping[str, float]) -> None:
     """Add metrics to a version's run, e.g. what the gates measured."""
     client = _client(settings)

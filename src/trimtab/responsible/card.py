@@ -217,7 +217,8 @@ def _verify(version: ModelVersion) -> str:
         "Every statement above stands in the project's records under the hashes named here. The version hash is the "
         "SHA-256 of the canonical JSON (sorted keys, no spaces) of everything that decides an answer; the files have "
         f"the SHA-256 named above; the MLflow run is `{version.run_id}`. Decisions and moves of aliases also stand in "
-        "the project's audit chain, where an edited entry breaks every hash after it: `trimtab audit verify` checks it."
+        "the project's audit log, where an edited entry contradicts every signed checkpoint after it: `trimtab audit "
+        "verify` checks it."
     )
 
 

@@ -1,1 +1,1 @@
-"""The only storage: control facts, request journal, inference table, blobs, audit chain."""
+"""The only storage: control facts, request journal, inference table, blobs, audit log."""

@@ -1,4 +1,4 @@
-"""Control facts in SQL: append-only facts, aliases moved by compare-and-set, engine states, and the audit chain.
+"""Control facts in SQL: append-only facts, aliases moved by compare-and-set, engine states, and the audit log.
 
 One implementation for SQLite and Postgres. Facts are found by (kind, key); the same key is never written twice.
 """
@@ -6,8 +6,8 @@ One implementation for SQLite and Postgres. Facts are found by (kind, key); the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from trimtab.errors import Conflict
+from trimtab.errors import Conflict, DatabaseAway
 from trimtab.records.gateway import EngineState
 from trimtab.records.record import Record, canonical_json, utc_now
 from trimtab.records.registry import AliasMove, Traffic
@@ -57,16 +57,24 @@ _audit = sa.Table(
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("key", sa.String(255), nullable=False),
     sa.Column("body", sa.Text, nullable=False),
-    sa.Column("previous", sa.String(64), nullable=False),
-    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("leaf", sa.String(64), nullable=False),  # to sign without reading every body; never trusted to verify
+)
+_checkpoints = sa.Table(
+    "checkpoints",
+    _metadata,
+    sa.Column("size", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("note", sa.Text, nullable=False),
 )
 
 AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end"})
-"""Kinds of fact that enter the audit chain in the transaction that writes them."""
+"""Kinds of fact that enter the audit log in the transaction that writes them."""
 
 
 class Control:
-    """An open control database. Thread-safe; every method is one transaction."""
+    """An open control database. Thread-safe; every method is one transaction.
+
+    Every one, opening too, raises DatabaseAway when the database cannot be reached, written or locked.
+    """
 
     def __init__(self, settings: Settings) -> None:
         url = settings.database_url
@@ -76,15 +84,43 @@ class Control:
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _sqlite_connect)
             event.listen(self._engine, "begin", _sqlite_begin)
-        _metadata.create_all(self._engine)
+        self._signing_key = settings.home / "audit.key"
+        with self._begin() as db:
+            _metadata.create_all(db)
 
-    def _begin(self) -> AbstractContextManager[sa.Connection]:
-        return self._engine.begin()
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except sa.exc.OperationalError as error:
+            where = self._engine.url.render_as_string(hide_password=True)
+            raise DatabaseAway(
+                f"the control database {where} cannot be used: {error.orig}",
+                "see that it is there, has room and is not locked",
+            ) from error
+
+    def _put(self, db: sa.Connection, kind: str, key: str, record: Record) -> bool:
+        found = db.scalar(sa.select(_facts.c.seq).where(_facts.c.kind == kind, _facts.c.key == key))
+        if found is not None:
+            return False
+        at, body = utc_now().isoformat(), canonical_json(record)
+        db.execute(sa.insert(_facts).values(kind=kind, key=key, at=at, body=body))
+        if kind in AUDITED:
+            self._log(db, at, kind, key, body)
+        return True
+
+    def _log(self, db: sa.Connection, at: str, kind: str, key: str, body: str) -> None:
+        leaves = db.execute(sa.select(_audit.c.seq, _audit.c.leaf).order_by(_audit.c.seq)).all()
+        entry = audit.Entry(seq=leaves[-1].seq + 1 if leaves else 1, at=at, kind=kind, key=key, body=body)
+        db.execute(sa.insert(_audit).values(**entry.model_dump(), leaf=entry.leaf.hex()))
+        note = self.signer.checkpoint([*(bytes.fromhex(row.leaf) for row in leaves), entry.leaf])
+        db.execute(sa.insert(_checkpoints).values(size=entry.seq, note=note))
 
     def put(self, kind: str, key: str, record: Record) -> bool:
         """Write a fact; False when one with this key is already there (it is left as it is)."""
         with self._begin() as db:
-            return _put(db, kind, key, record)
+            return self._put(db, kind, key, record)
 
     def get(self, kind: str, key: str, type_: type[R]) -> R | None:
         """The fact with this key, or None."""
@@ -121,8 +157,9 @@ class Control:
         with self._begin() as db:
             for move in moves:
                 _compare_and_set(db, move)
+                self._put(db, "alias_move", f"{move.model}/{move.alias}/{_next(db)}", move)
             if traffic is not None:
-                _put(db, "traffic", f"{traffic.model}/{_next(db)}", traffic)
+                self._put(db, "traffic", f"{traffic.model}/{_next(db)}", traffic)
 
     def put_traffic(self, traffic: Traffic) -> None:
         """Set the canary's share."""
@@ -153,29 +190,33 @@ class Control:
         return {version: EngineState.model_validate_json(body) for version, body in rows}
 
     def audit_entries(self) -> list[audit.Entry]:
-        """The whole audit chain, oldest first."""
+        """The whole audit log, oldest first."""
+        query = sa.select(_audit.c.seq, _audit.c.at, _audit.c.kind, _audit.c.key, _audit.c.body).order_by(_audit.c.seq)
         with self._begin() as db:
-            rows = db.execute(sa.select(_audit).order_by(_audit.c.seq)).all()
+            rows = db.execute(query).all()
         return [audit.Entry(**dict(row._mapping)) for row in rows]
 
+    def checkpoints(self) -> dict[int, str]:
+        """The signed notes of the audit log, by its size then; oldest first."""
+        with self._begin() as db:
+            rows = db.execute(sa.select(_checkpoints).order_by(_checkpoints.c.size)).all()
+        return {row.size: row.note for row in rows}
+
+    @property
+    def signer(self) -> audit.Signer:
+        """What signs this project's checkpoints."""
+        return audit.Signer(self._signing_key)
+
+    def audit_faults(self) -> list[str]:
+        """What is wrong with the audit log, its checkpoints and the facts in it; empty when all is whole."""
+        notes = list(self.checkpoints().values())
+        return audit.verify(self.audit_entries(), notes, self.signer.verifier_key, self.audited_facts())
+
     def audited_facts(self) -> dict[tuple[str, str], str]:
-        """Bodies of the facts that must stand in the audit chain, by (kind, key)."""
+        """Bodies of the facts that must stand in the audit log, by (kind, key)."""
         query = sa.select(_facts.c.kind, _facts.c.key, _facts.c.body).where(_facts.c.kind.in_(AUDITED))
         with self._begin() as db:
             return {(kind, key): body for kind, key, body in db.execute(query).all()}
-
-
-def _put(db: sa.Connection, kind: str, key: str, record: Record) -> bool:
-    found = db.scalar(sa.select(_facts.c.seq).where(_facts.c.kind == kind, _facts.c.key == key))
-    if found is not None:
-        return False
-    at, body = utc_now().isoformat(), canonical_json(record)
-    db.execute(sa.insert(_facts).values(kind=kind, key=key, at=at, body=body))
-    if kind in AUDITED:
-        last = db.execute(sa.select(_audit.c.seq, _audit.c.hash).order_by(_audit.c.seq.desc()).limit(1)).first()
-        entry = audit.next_entry((last.seq, last.hash) if last else None, at=at, kind=kind, key=key, body=body)
-        db.execute(sa.insert(_audit).values(**entry.model_dump()))
-    return True
 
 
 def _alias(db: sa.Connection, model: str, alias: str) -> int | None:
@@ -196,7 +237,6 @@ def _compare_and_set(db: sa.Connection, move: AliasMove) -> None:
     db.execute(sa.delete(_aliases).where(where))
     if move.after is not None:
         db.execute(sa.insert(_aliases).values(model=move.model, alias=move.alias, version=move.after))
-    _put(db, "alias_move", f"{move.model}/{move.alias}/{_next(db)}", move)
 
 
 def _name(version: int | None) -> str:

@@ -44,15 +44,10 @@ def add(app: FastAPI, place: Place) -> None:
 
 
 def undo(place: Place, shown: AliasMove | None, *, actor: str, reason: str) -> AliasMove:
-    """Put the champion before this one back; returns the move. Raises Fixable when there is none.
-
-    With `shown`, the move that a person was told would be taken back: raises Conflict when it is another one by now.
-    """
+    """Put the champion before this one back; returns the move. Raises what `apply.rollback` raises."""
     model = place.loaded.project.name
-    if shown is not None and apply.previous_champion(place.control, model) != shown:
-        raise Conflict(f"the champion of {model} was moved meanwhile: nothing was changed")
     try:
-        return apply.rollback(place.settings, place.control, model, actor=actor, reason=reason)
+        return apply.rollback(place.settings, place.control, model, actor=actor, reason=reason, shown=shown)
     finally:
         place.forget()
 
