@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, settings: Settings, loaded: Loaded) -> None:
         self.settings, self.loaded, self.control = settings, loaded, Control(settings)
-        self.url = f"http://{settings.host}:{settings.port}"
+        self.url = settings.gateway_url
         self.up: subprocess.Popen[bytes]
 
     def start(self) -> None:

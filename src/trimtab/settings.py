@@ -2,7 +2,8 @@
 
 Environment: TRIMTAB_BLOBS (weights shared by all projects, default ~/.cache/trimtab/blobs),
 TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the
-project), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081).
+project), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
+TRIMTAB_TLS_CERT and TRIMTAB_TLS_KEY (PEM files: the gateway speaks TLS).
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ class Settings:
     host: str
     port: int
     dashboard_port: int
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @property
+    def gateway_url(self) -> str:
+        """Where clients find the gateway."""
+        return f"{'https' if self.tls_cert else 'http'}://{self.host}:{self.port}"
 
     @property
     def home(self) -> Path:
@@ -55,6 +63,16 @@ class Settings:
     def runtime(self) -> Path:
         """Sockets, pid files, the routes file and progress: may be deleted when nothing runs."""
         return self.home / "run"
+
+    @property
+    def metrics(self) -> Path:
+        """What gateway workers count, one pair of files each."""
+        return self.runtime / "metrics"
+
+    @property
+    def telemetry_file(self) -> Path:
+        """How far rows were exported over OTLP."""
+        return self.home / "telemetry.json"
 
     @property
     def logs(self) -> Path:
@@ -94,4 +112,10 @@ def load(root: Path | str = ".") -> Settings:
         host=env.get("TRIMTAB_HOST", "127.0.0.1"),
         port=int(env.get("TRIMTAB_PORT", "8080")),
         dashboard_port=int(env.get("TRIMTAB_DASHBOARD_PORT", "8081")),
+        tls_cert=_path(env.get("TRIMTAB_TLS_CERT")),
+        tls_key=_path(env.get("TRIMTAB_TLS_KEY")),
     )
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value).resolve() if value else None

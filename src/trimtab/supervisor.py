@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from trimtab import processes, registry
+from trimtab import logs, processes, registry
 from trimtab.errors import EngineError, Fixable, TrimtabError
 from trimtab.project import Loaded
 from trimtab.providers import ask, engine, openai, prices
@@ -69,7 +71,12 @@ class _Fleet:
 
 
 def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises EngineError when a process does not start at all."""
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises EngineError when a process does not start at all, Fixable when the port is taken or half of TLS is missing.
+    """
+    _check_door(settings, loaded)
+    logs.configure(level=logging.WARNING)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -78,18 +85,21 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     fleet = _Fleet(settings, loaded, control, fallback=_fallback(settings, loaded, control))
     fleet.shadow = _shadow(settings, loaded, control)
     settings.runtime.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(settings.metrics, ignore_errors=True)  # the counts of a run; the books are in the lake
     keys_stop = _follow_keys(settings, loaded, control)
     _follow(fleet)
     children: dict[str, processes.Child] = {}
     try:
         while not stopping.is_set():
-            _keep(settings, children, open_browser, _key_args(settings, loaded))
+            _keep(settings, loaded, children, open_browser)
             _follow_if_possible(fleet)
             stopping.wait(POLL_SECONDS)
     finally:
-        for name in ("gateway", "control"):
-            if name in children:
-                children[name].stop()
+        gateways = [child for name, child in children.items() if name != "control"]
+        for child in gateways:
+            child.process.terminate()  # all at once: each finishes what it is answering
+        for child in [*gateways, *filter(None, [children.get("control")])]:
+            child.stop()
         for running in fleet.engines.values():
             _stop(fleet, running, "stopped")
         keys_stop()
@@ -100,7 +110,7 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
 
 def urls(settings: Settings) -> tuple[str, str]:
     """The gateway's and the dashboard's addresses."""
-    return f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.dashboard_port}"
+    return settings.gateway_url, f"http://{settings.host}:{settings.dashboard_port}"
 
 
 def _fallback(settings: Settings, loaded: Loaded, control: Control) -> tuple[int, ...]:
@@ -160,19 +170,41 @@ def _follow_keys(settings: Settings, loaded: Loaded, control: Control) -> Callab
     return stop
 
 
-def _keep(settings: Settings, children: dict[str, processes.Child], open_browser: bool, key_args: list[str]) -> None:
-    """Start the gateway and the control process, again when one has died."""
-    host, dashboard = settings.host, urls(settings)[1]
-    wanted = {
-        "gateway": [
-            *("--routes", str(settings.routes_file), "--journal", str(settings.journal)),
-            *("--host", host, "--port", str(settings.port), "--dashboard", dashboard),
-            *key_args,
-        ],
-        "control": ["--project", str(settings.root), *(["--open"] if open_browser and not children else [])],
-    }
-    modules = {"gateway": "trimtab.gateway", "control": "trimtab.web"}
-    for name, args in wanted.items():
+def _check_door(settings: Settings, loaded: Loaded) -> None:
+    """What several workers and TLS need. A shared port does not say that it is taken: strangers would share it."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise Fixable("TLS needs a certificate and its key", "set TRIMTAB_TLS_CERT and TRIMTAB_TLS_KEY, or neither")
+    if loaded.project.endpoint.workers == 1 or not settings.port:
+        return
+    try:
+        socket.create_server((settings.host, settings.port)).close()
+    except OSError as error:
+        raise Fixable(
+            f"port {settings.port} cannot be had: {error.strerror}", "stop what listens there or set TRIMTAB_PORT"
+        ) from error
+
+
+def _commands(settings: Settings, loaded: Loaded, open_browser: bool) -> dict[str, list[str]]:
+    """Arguments of every process to keep; the first is the module."""
+    workers = loaded.project.endpoint.workers
+    gateway = [
+        "trimtab.gateway",
+        *("--routes", str(settings.routes_file), "--journal", str(settings.journal)),
+        *("--host", settings.host, "--port", str(settings.port), "--dashboard", urls(settings)[1]),
+        *("--metrics", str(settings.metrics)),
+        *_key_args(settings, loaded),
+        *(["--share-port"] if workers > 1 else []),
+        *(["--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key)] if settings.tls_cert else []),
+    ]
+    names = ["gateway", *(f"gateway-{number}" for number in range(1, workers))]
+    wanted = {name: [*gateway, "--worker", str(number)] for number, name in enumerate(names)}
+    wanted["control"] = ["trimtab.web", "--project", str(settings.root), *(["--open"] if open_browser else [])]
+    return wanted
+
+
+def _keep(settings: Settings, loaded: Loaded, children: dict[str, processes.Child], open_browser: bool) -> None:
+    """Start the gateway's workers and the control process, again when one has died."""
+    for name, (module, *args) in _commands(settings, loaded, open_browser and "control" not in children).items():
         child = children.get(name)
         if child is not None and child.alive():
             continue
@@ -181,14 +213,15 @@ def _keep(settings: Settings, children: dict[str, processes.Child], open_browser
             child.stop()
             time.sleep(RESTART_SECONDS)
         try:
-            children[name] = processes.start(modules[name], *args, log=settings.logs / f"{name}.log")
+            children[name] = processes.start(module, *args, log=settings.logs / f"{name}.log")
         except EngineError as error:
             if child is None:
                 raise
             log.error("%s is tried again: %s", name, error)  # the others go on meanwhile
             continue
         if child is None:
-            print(f"{name:8} {'http://' + children[name].ready['address']}", flush=True)
+            scheme = "https" if settings.tls_cert and name != "control" else "http"
+            print(f"{name:9} {scheme}://{children[name].ready['address']}", flush=True)
 
 
 def _follow_if_possible(fleet: _Fleet) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.gateway.stream import Usage
+from trimtab.gateway.stream import Usage, total
 from trimtab.providers import prices
 from trimtab.providers.prices import Price, cost, listed, price
 from trimtab.records.project import ModelSection
@@ -26,14 +26,9 @@ WHOLE = st.builds(
 """Counts that do not contradict each other."""
 
 
-def total(one: Usage, other: Usage) -> Usage:
-    pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
-    return Usage(*((a or 0) + (b or 0) for a, b in pairs))
-
-
 @given(WHOLE, WHOLE, PRICE)
 def test_answers_cost_together_what_they_cost_one_by_one(one: Usage, other: Usage, at: Price) -> None:
-    assert cost(total(one, other), at) == cost(one, at) + cost(other, at)
+    assert cost(total([one, other]), at) == cost(one, at) + cost(other, at)
 
 
 @given(USAGE, PRICE, st.sampled_from(["prompt_tokens", "completion_tokens"]), st.integers(0, 1000))

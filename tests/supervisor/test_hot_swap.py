@@ -82,9 +82,6 @@ def engines(served: Desk) -> set[int]:
     return {one.pid for one in children if one.status() != psutil.STATUS_ZOMBIE and "echo" in " ".join(one.cmdline())}
 
 
-@pytest.mark.xfail(
-    reason="a request is tried again once, after 0.1 s: not for as long as the engine takes to come back"
-)
 def test_an_engine_that_is_killed_while_it_serves_fails_nobody(served: Desk) -> None:
     with Callers(served, threads=8, per_second=PER_SECOND) as callers:
         until(lambda: callers.said("200") > 50)

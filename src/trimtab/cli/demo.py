@@ -48,6 +48,8 @@ def run(folder: Path, keep: bool, speed: float, undo: bool = True) -> None:
             weights.fetch(settings.load(folder).blobs, name)
     gateway, dashboard = _free_port(8080), _free_port(8081)
     os.environ |= {"TRIMTAB_PORT": str(gateway), "TRIMTAB_DASHBOARD_PORT": str(dashboard)}
+    for name in ("TRIMTAB_TLS_CERT", "TRIMTAB_TLS_KEY"):
+        os.environ.pop(name, None)  # its own traffic, on loopback, speaks plain HTTP
     where, loaded = settings.load(folder), project.load(folder)
     control = Control(where)
     view = View(where, control, loaded.project.name, f"http://127.0.0.1:{dashboard}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -37,11 +38,20 @@ def up(
     project: Folder = Path(),
     open_browser: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
     anybody: Annotated[bool, typer.Option("--anybody", help="Serve other machines although no key is asked.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(envvar="TRIMTAB_LOG_FORMAT", help="json: one object a line.")
+    ] = "text",
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="TRIMTAB_TLS_CERT", help="PEM certificate chain: the gateway speaks TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="TRIMTAB_TLS_KEY", help="PEM key of the certificate.")] = None,
 ) -> None:
     """Start everything and keep it running: engine, gateway, monitors, schedule, dashboard. Ctrl-C stops it.
 
     Addresses come from TRIMTAB_HOST (127.0.0.1), TRIMTAB_PORT (8080) and TRIMTAB_DASHBOARD_PORT (8081).
     """
+    given = {"TRIMTAB_LOG_FORMAT": log_format, "TRIMTAB_TLS_CERT": tls_cert, "TRIMTAB_TLS_KEY": tls_key}
+    os.environ |= {name: str(value) for name, value in given.items() if value}  # for the processes it starts, too
     settings, loaded = opened(project)
     if loaded.project.endpoint.auth == "none" and not anybody and not _is_this_machine(settings.host):
         message = f"TRIMTAB_HOST {settings.host} is open to other machines, and endpoint.auth is none"
@@ -198,7 +208,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def _gateway(settings: Settings) -> str:
-    return f"http://{settings.host}:{settings.port}/v1"
+    return f"{settings.gateway_url}/v1"
 
 
 def _dashboard(settings: Settings) -> str:

@@ -20,24 +20,30 @@ from pathlib import Path
 
 import uvloop
 
+from trimtab import logs
 from trimtab.gateway.answer import Gateway, follow
 from trimtab.gateway.app import answer
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
+from trimtab.gateway.meter import Meter
 from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import RoutesFile
 from trimtab.gateway.server import Server
 from trimtab.gateway.shadow import Shadows
+from trimtab.gateway.tls import Certificate
 from trimtab.store.journal import Journal
 
 POLL_SECONDS = 0.05
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Run until told to stop. Raises OSError when the journal or the address cannot be had."""
+    """Run until told to stop. Raises OSError when the journal, the address or the certificate cannot be had."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
+    if certificate is not None:
+        loop.add_signal_handler(signal.SIGHUP, certificate.refresh, True)
     gateway = Gateway(
         RoutesFile(options.routes),
         Pool(),
@@ -48,12 +54,15 @@ async def serve(options: argparse.Namespace) -> None:
         dashboard=options.dashboard,
         keys=KeysFile(options.keys) if options.keys else None,
         ledger=Ledger(options.ledger) if options.ledger else None,
+        meter=Meter(options.metrics, options.worker),
     )
     try:
         follow(gateway)
-        following = asyncio.create_task(_follow(gateway))
         server = Server(partial(answer, gateway))
-        print(json.dumps({"address": await server.listen(options.host, options.port)}), flush=True)
+        following = asyncio.create_task(_follow(gateway, server, certificate))
+        tls = certificate and certificate.context
+        address = await server.listen(options.host, options.port, tls, options.share_port)
+        print(json.dumps({"address": address}), flush=True)
         _stop_with_parent(stopping)
         gc.freeze()  # what lives as long as the process need not be looked at again
         await stopping.wait()
@@ -66,9 +75,12 @@ async def serve(options: argparse.Namespace) -> None:
             gateway.ledger.close()
 
 
-async def _follow(gateway: Gateway) -> None:
+async def _follow(gateway: Gateway, server: Server, certificate: Certificate | None) -> None:
     while True:
         follow(gateway)
+        gateway.meter.sync(len(server.connections), gateway.journal.written, gateway.journal.refused)
+        if certificate is not None:
+            certificate.refresh()
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -98,7 +110,16 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, help="file of what keys have used, shared by all gateways")
     parser.add_argument("--deadline", type=float, help="seconds for one answer; default: as the routes file says")
     parser.add_argument("--drain", type=float, default=10.0, help="seconds for answers in progress when stopping")
+    parser.add_argument("--worker", type=int, default=0, help="number of this worker among those of the port")
+    parser.add_argument("--share-port", action="store_true", help="other workers listen on the same port")
+    parser.add_argument("--metrics", type=Path, help="folder where the workers of the port keep their counts")
+    parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; reloaded on SIGHUP and when it changes")
+    parser.add_argument("--tls-key", type=Path, help="PEM key of the certificate")
+    parser.add_argument("--log-format", choices=["text", "json"], help=f"default: ${logs.VARIABLE}, else text")
     options = parser.parse_args()
+    if bool(options.tls_cert) != bool(options.tls_key):
+        parser.error("--tls-cert and --tls-key belong together: give both or none")
+    logs.configure(options.log_format)
     gc.set_threshold(50_000, 20, 20)
     try:
         uvloop.run(serve(options))

@@ -10,11 +10,10 @@ version that answered.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,11 +23,13 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.gateway import attempts, limits, routes, shapes, stream, upstream
+from trimtab import trace_context
+from trimtab.gateway import attempts, limits, observing, routes, shapes, stream, upstream
 from trimtab.gateway.attempts import Trial, Way
 from trimtab.gateway.deadline import until
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
+from trimtab.gateway.meter import Meter
 from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import Entity, Route, RoutesFile, Snapshot
 from trimtab.gateway.server import Exchange
@@ -44,6 +45,8 @@ CANCELLED_STATUS = 499
 """Status of a row whose client hung up (nginx's number for it: no answer was sent)."""
 
 Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted"]
+
+log = logging.getLogger("trimtab.gateway")
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Gateway:
     keys: KeysFile | None = None
     """Who may ask; None: anybody."""
     ledger: Ledger | None = None
+    meter: Meter = field(default_factory=Meter)
+    spans_exported: bool = field(default_factory=lambda: trace_context.exported("TRACES"))
 
 
 @dataclass(slots=True)
@@ -80,6 +85,10 @@ class Row:
     until: float
     """The same, by the event loop's clock."""
     engine_seconds: float = 0.0
+    journal_seconds: float = 0.0
+    attempts: int = 0
+    trace: bytes = b""
+    """Header lines for the engine: the trace that the request belongs to."""
     first_byte: float | None = None
     usage: stream.Usage = field(default_factory=stream.Usage)
     text: str | None = None
@@ -134,7 +143,7 @@ async def _answered(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row,
     except Fault as fault:
         _fail(gateway, row, fault, "error")
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        log.exception("the gateway failed", extra={"request_id": row.opened.request_id, "path": row.opened.path})
         _fail(gateway, row, Fault(500, "internal_error", "the gateway failed; its log says why"), "error")
 
 
@@ -160,6 +169,7 @@ async def _attempts(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row,
 async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
     """One attempt at a plain answer."""
     asked, entity, begun = row.asked, row.entity, time.perf_counter()
+    row.attempts += 1
     try:
         requests = [shapes.engine_request(asked, entity, conversation) for conversation in asked.conversations]
         if len(requests) == 1:
@@ -179,6 +189,7 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
 async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     """One attempt at a streamed answer. Its end leaves after the row is closed."""
     exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
+    row.attempts += 1
     relay = row.relay = row.asked.tell(row.opened.request_id, entity)
     connection = await gateway.pool.acquire(entity, fresh)
     try:
@@ -236,7 +247,7 @@ async def _ask_all(gateway: Gateway, row: Row, requests: list[bytes], fresh: boo
 async def _send(connection: EngineConnection, row: Row, request: bytes) -> None:
     """Send a request and wait for the answer's headers. Raises Fault when the engine does not answer 200."""
     left = row.until - asyncio.get_running_loop().time()
-    connection.send(upstream.request(row.entity, f"/v1/{row.asked.operation}", request, left))
+    connection.send(upstream.request(row.entity, f"/v1/{row.asked.operation}", request, left, row.trace))
     status = await connection.status(row.entity.first_byte_seconds)
     if status != 200:
         said = await connection.body()
@@ -294,6 +305,7 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
     shapes.check(asked, entity)
     deadline = _deadline(gateway, exchange, snapshot)
     client_id = asked.client_request_id or _header(exchange, b"x-client-request-id")
+    parent = trace_context.parent_of(exchange.headers)
     opened = Opened(
         request_id=request_id,
         client_request_id=client_id,
@@ -305,14 +317,18 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         path=exchange.path,
         at_ms=time.time_ns() // 1_000_000,
         request=exchange.body,
+        traceparent=parent,
     )
+    row = Row(exchange, asked, opened, snapshot, entity, route, deadline, asyncio.get_running_loop().time() + deadline)
+    row.trace = trace_context.onward(exchange.headers, parent, request_id, gateway.spans_exported)
+    begun = time.perf_counter()
     try:
         _settle(gateway)
         gateway.journal.opened(opened)
     except OSError as error:
         raise no_journal(error) from error
-    until = asyncio.get_running_loop().time() + deadline
-    return Row(exchange, asked, opened, snapshot, entity, route, deadline, until)
+    row.journal_seconds = time.perf_counter() - begun
+    return row
 
 
 def _deadline(gateway: Gateway, exchange: Exchange, snapshot: Snapshot) -> float:
@@ -392,7 +408,7 @@ def _give_up(gateway: Gateway, row: Row, status: int, outcome: Outcome, last: by
 def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: bytes) -> None:
     """Close the row. Raises Fault 503 when the journal does not take it: then nothing may be answered as good."""
     row.closed = True
-    now, begun = time.perf_counter(), row.exchange.at
+    now, at = time.perf_counter(), row.exchange.at
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
     if row.tried and outcome == "ok":
         row.tried.append(Attempt(row.entity.upstream, 200, "ok", round((now - row.attempted) * 1000)))
@@ -401,8 +417,8 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
     frame = Closed(
         **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},
         status_code=status,
-        duration_ms=round((now - begun) * 1000),
-        ttfb_ms=None if first_byte is None else round((first_byte - begun) * 1000),
+        duration_ms=round((now - at) * 1000),
+        ttfb_ms=None if first_byte is None else round((first_byte - at) * 1000),
         input_tokens=row.usage.prompt_tokens,
         output_tokens=row.usage.completion_tokens,
         outcome=outcome,
@@ -418,13 +434,17 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
         cache_write_tokens=row.usage.cache_write_tokens,
         reasoning_tokens=row.usage.reasoning_tokens,
     )
+    begun = time.perf_counter()
     try:
         gateway.journal.closed(frame)
     except OSError as error:
         fault = no_journal(error)
         body = fault.body(row.opened.path)
         gateway.owed.append(msgspec.structs.replace(frame, status_code=503, outcome="error", response=body))
+        observing.row_closed(gateway.meter, row, 503, "error", now)
         raise fault from error
+    row.journal_seconds += time.perf_counter() - begun
+    observing.row_closed(gateway.meter, row, status, outcome, now)
 
 
 def _settle(gateway: Gateway) -> None:
@@ -440,12 +460,13 @@ def no_journal(error: OSError) -> Fault:
 
 
 def _headers(row: Row) -> bytes:
-    overhead = (time.perf_counter() - row.exchange.at - row.engine_seconds) * 1000
+    total = time.perf_counter() - row.exchange.at
+    overhead = (total - row.engine_seconds) * 1000
     version = f"{row.entity.model}/{row.entity.version}".encode("ascii", "replace")
     return b"x-request-id: %b\r\nx-trimtab-version: %b\r\nx-trimtab-route: %b\r\nx-trimtab-overhead-ms: %.3f\r\n%b" % (
         row.opened.request_id.encode(),
         version,
         row.route.encode(),
         overhead,
-        row.admitted.headers,
+        observing.server_timing(row, total) + row.admitted.headers,
     )

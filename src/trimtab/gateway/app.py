@@ -5,11 +5,10 @@ The boundary: paths, methods and the small endpoints are here; how a question is
 
 from __future__ import annotations
 
+import logging
 import secrets
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -17,8 +16,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-from trimtab.gateway import openapi
+from trimtab.gateway import observing, openapi
 from trimtab.gateway.answer import Gateway, no_journal, question
+from trimtab.gateway.exposition import CONTENT_TYPE, exposition
 from trimtab.gateway.keys import authenticate
 from trimtab.gateway.server import Exchange
 from trimtab.gateway.shapes import (
@@ -34,12 +34,15 @@ from trimtab.gateway.shapes import (
 )
 from trimtab.store.journal import FeedbackFrame
 
+log = logging.getLogger("trimtab.gateway")
+
 Action = Callable[[Gateway, Exchange, str], Awaitable[None]]
 
 
 async def answer(gateway: Gateway, exchange: Exchange) -> None:
     """Answer any request. Errors come in the envelope of the path; a bug is a 500, logged."""
     request_id = secrets.token_hex(16)
+    gateway.meter.arrived()
     try:
         if exchange.fault is not None:
             raise exchange.fault
@@ -48,8 +51,10 @@ async def answer(gateway: Gateway, exchange: Exchange) -> None:
     except Fault as fault:
         _reply_fault(exchange, request_id, fault)
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        log.exception("the gateway failed", extra={"request_id": request_id, "path": _label(exchange)})
         _reply_fault(exchange, request_id, Fault(500, "internal_error", "the gateway failed; its log says why"))
+    finally:
+        gateway.meter.left(_label(exchange), exchange.status)
 
 
 async def _ask(read: Callable[[bytes], Asked], gateway: Gateway, exchange: Exchange, request_id: str) -> None:
@@ -102,6 +107,10 @@ async def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None
     _reply_json(exchange, request_id, 200, {"status": "ready", "champion": version})
 
 
+async def _metrics(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    exchange.reply(200, exposition(gateway.meter), content_type=CONTENT_TYPE)
+
+
 async def _models(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     _reply_json(exchange, request_id, 200, {"object": "list", "data": [*_served(gateway).values()]})
 
@@ -140,6 +149,7 @@ def _reply_fault(exchange: Exchange, request_id: str, fault: Fault) -> None:
     headers = b"x-request-id: %b\r\n%b" % (request_id.encode(), fault.headers)
     if fault.status == 405:
         headers += b"allow: %b\r\n" % _found(exchange.path)[0].encode()
+    observing.refused(request_id, _label(exchange), fault.status, fault.code)
     exchange.reply(fault.status, fault.body(exchange.path), headers)
 
 
@@ -159,6 +169,7 @@ _ACTIONS: dict[str, tuple[str, Action]] = {
     "/feedback": ("POST", _feedback),
     "/healthz": ("GET", _healthz),
     "/readyz": ("GET", _readyz),
+    "/metrics": ("GET", _metrics),
     "/v1/models": ("GET", _models),
     "/v1/models/{model}": ("GET", _model),
     "/openapi.json": ("GET", _openapi),
@@ -168,14 +179,28 @@ _ACTIONS: dict[str, tuple[str, Action]] = {
 
 def _found(path: str) -> tuple[str, Action]:
     """Method and function of a path, {names} in it included. Raises Fault 404."""
+    known = _pattern(path)
+    if known not in _ACTIONS:
+        raise Fault(404, "not_found", f"there is nothing at {path}")
+    return _ACTIONS[known]
+
+
+def _pattern(path: str) -> str:
+    """The path as it stands in the table, where names stand in it."""
     parts = path.split("/")
     if len(parts) == 4 and parts[1] == "serving-endpoints" and parts[2] and parts[3] == "invocations":
-        path = "/serving-endpoints/{name}/invocations"
-    elif len(parts) > 3 and parts[1:3] == ["v1", "models"] and parts[3]:
-        path = "/v1/models/{model}"
-    if path not in _ACTIONS:
-        raise Fault(404, "not_found", f"there is nothing at {path}")
-    return _ACTIONS[path]
+        return "/serving-endpoints/{name}/invocations"
+    if len(parts) > 3 and parts[1:3] == ["v1", "models"] and parts[3]:
+        return "/v1/models/{model}"
+    return path
+
+
+def _label(exchange: Exchange) -> str:
+    """The path as counted and logged: one of ours. What else clients try must not make series, nor reach the log."""
+    if exchange.path in _ACTIONS:
+        return exchange.path
+    known = _pattern(exchange.path)
+    return known if known in _ACTIONS else "other"
 
 
 def _action(exchange: Exchange) -> Action:

@@ -22,6 +22,11 @@ from trimtab.store.journal import Attempt
 
 Way = tuple[Entity, Route]
 
+REPLACED_SECONDS = 10.0
+"""How long a request waits for an engine of ours that went away: the supervisor is starting it again, with its golden
+prompt. A provider is not waited for in this way: it is asked again where it was."""
+LOOK_SECONDS = 0.05
+"""How often that is looked at."""
 CLOCK_SECONDS = 0.01
 """How far from the deadline its timer may go off: the event loop's clock counts whole milliseconds."""
 
@@ -66,6 +71,9 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
     while True:
         turnstile, begun = trial.pool.turnstile(way[0]), loop.time()
         if rest := turnstile.shut(begun):
+            if elsewhere := trial.moved():
+                way = elsewhere
+                continue
             if not last or rest > trial.endpoint.max_wait or begun + rest >= trial.until:
                 raise _shut(trial, way[0], rest)
             await asyncio.sleep(rest)
@@ -80,7 +88,7 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
                 number -= 1
                 continue
             fault = _gone(trial, way[0], turnstile, gone, begun)
-            if elsewhere := trial.moved():
+            if elsewhere := await _elsewhere(trial, way[0], last and number == 1):
                 way = elsewhere
                 continue
         except (Full, Fault) as error:
@@ -96,6 +104,15 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
             raise fault
         await asyncio.sleep(pause)
         way = trial.moved() or way
+
+
+async def _elsewhere(trial: Trial, entity: Entity, patient: bool) -> Way | None:
+    """Where the version is served now, if that is elsewhere; `patient` waits for it, once, when nothing else is left to ask."""
+    patience = REPLACED_SECONDS if patient and not entity.name else 0.0
+    until = min(_now() + patience, trial.until - LOOK_SECONDS)
+    while (found := trial.moved()) is None and _now() < until:
+        await asyncio.sleep(LOOK_SECONDS)
+    return found
 
 
 def _gone(trial: Trial, entity: Entity, turnstile: Turnstile, gone: EngineGone, begun: float) -> Fault:

@@ -89,6 +89,9 @@ def document() -> bytes:
     paths["/v1/models/{model}"]["parameters"] = [_parameter("model")]
     paths["/"]["get"]["responses"]["307"] = {"description": "Where the dashboard is, if there is one"}
     paths["/openapi.json"] = {"get": _get("/openapi.json", "This document", "")}
+    paths["/metrics"] = {"get": _get("/metrics", "Counts of all workers, for Prometheus", "")}
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": _TEXT}}
+    del paths["/metrics"]["get"]["responses"]["200"]["headers"]
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",

@@ -6,8 +6,8 @@ A request takes one `Snapshot` and keeps it to its end.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,8 @@ import msgspec
 from trimtab.providers.prices import Price
 
 Route = Literal["champion", "canary", "fallback", "shadow"]
+
+log = logging.getLogger("trimtab.gateway")
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -123,7 +125,7 @@ class RoutesFile:
         except FileNotFoundError:
             return False
         except (OSError, msgspec.MsgspecError) as error:
-            print(f"routes file {self._path} ignored: {error}", file=sys.stderr, flush=True)
+            log.error("routes file %s ignored: %s", self._path, error)
             return False
         return True
 

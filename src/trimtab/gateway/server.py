@@ -8,10 +8,10 @@ an `Exchange` whose `fault` says what to answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-import sys
+import ssl
 import time
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -39,6 +39,8 @@ LINGER_SECONDS = 1.0
 WRITE_BUFFER = 256 * 1024
 """Bytes a slow client may leave unread before the application has to wait."""
 
+log = logging.getLogger("trimtab.gateway")
+
 JSON = b"application/json"
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -60,6 +62,7 @@ class Exchange:
         "path",
         "peer",
         "started",
+        "status",
     )
 
     def __init__(self, connection: Connection, peer: str) -> None:
@@ -74,6 +77,7 @@ class Exchange:
         self.started = False
         self.chunked = True  # False for a client of HTTP/1.0: its answer ends with the connection
         self.at = 0.0  # perf_counter when it was whole
+        self.status = 0  # of the answer, once there is one
 
     @property
     def hung_up(self) -> bool:
@@ -111,6 +115,7 @@ class Exchange:
         self._connection.write(data)
 
     def _head(self, status: int, content_type: bytes, headers: bytes) -> bytes:
+        self.status = status
         self.keep_alive = self.keep_alive and not self._connection.draining
         return b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: %b\r\n%b%b" % (
             status,
@@ -360,7 +365,7 @@ class Connection(asyncio.Protocol):
             try:
                 await self._server.application(exchange)
             except Exception:  # the application answers for its own errors: what comes here is a bug; log and go on
-                traceback.print_exc(file=sys.stderr)
+                log.exception("the gateway failed")
                 self._transport.abort()
                 return
             if not exchange.keep_alive:
@@ -390,7 +395,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         if self._deaf:
             self.expires = self._server.now() + LINGER_SECONDS
-            if not self._transport.is_closing():
+            if not self._transport.is_closing() and self._transport.can_write_eof():  # TLS has no half-closed state
                 self._transport.write_eof()
         else:
             self._deaf = True
@@ -409,10 +414,17 @@ class Server:
         self.now = asyncio.get_running_loop().time
         self._tick()
 
-    async def listen(self, host: str, port: int) -> str:
-        """Start to accept. Returns host:port. Raises OSError when the address is taken or unknown."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None, share_port: bool = False) -> str:
+        """Start to accept. Returns host:port. Raises OSError when the address is taken or unknown.
+
+        `share_port`: other processes that say so too listen on it as well; the kernel spreads connections over them.
+        """
+        loop, more = asyncio.get_running_loop(), {}
+        if tls is not None:
+            more = {"ssl": tls, "ssl_handshake_timeout": READ_SECONDS, "ssl_shutdown_timeout": LINGER_SECONDS}
+        self._listener = await loop.create_server(
+            lambda: Connection(self), host, port, backlog=1024, reuse_port=share_port or None, **more
+        )
         bound: socket.socket = self._listener.sockets[0]
         return "{}:{}".format(*bound.getsockname()[:2])
 

@@ -37,13 +37,14 @@ class EngineGone(Exception):
         self.stale = stale
 
 
-def request(entity: Entity, path: str, body: bytes, deadline: float) -> bytes:
-    """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers."""
+def request(entity: Entity, path: str, body: bytes, deadline: float, trace: bytes = b"") -> bytes:
+    """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers;
+    `trace` are complete header lines."""
     where = f"{entity.path}{path.removeprefix('/v1')}{entity.query}"
     head = _head(where, entity.address, entity.tls, entity.key_header, entity.api_key)
     if entity.name:
         head = b"%bx-trimtab-deadline-ms: %d\r\n" % (head, max(1, deadline * 1000))
-    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, trace, len(body), body)
 
 
 @lru_cache(maxsize=64)

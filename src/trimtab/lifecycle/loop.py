@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from trimtab import registry
+from trimtab import registry, trace_context
 from trimtab.errors import TrimtabError
 from trimtab.lifecycle import cycle as cycles
 from trimtab.lifecycle.anchor import anchor
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 1
 WATCH_SECONDS = 3
+EXPORT_SECONDS = 2
 TRIES = 3
 """A cycle that breaks off this often in one process ends as failed, so that it does not block the ones after it."""
 
@@ -52,7 +54,7 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     """Start the background jobs; returns what stops them. An unfinished cycle resumes at once."""
     loop = Loop(settings, loaded, Control(settings))
     scheduler = BackgroundScheduler(timezone="UTC")
-    once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+    once: dict[str, Any] = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
     scheduler.add_job(_guarded(lambda: drain(settings)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
     scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
     places: dict[str, int] = {}
@@ -72,8 +74,25 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
                 id=when,
                 **once,
             )
+    close = _export(scheduler, settings, once)
     scheduler.start()
-    return lambda: scheduler.shutdown(wait=False)
+
+    def stop() -> None:
+        scheduler.shutdown(wait=False)
+        close()
+
+    return stop
+
+
+def _export(scheduler: BackgroundScheduler, settings: Settings, once: dict[str, Any]) -> Callable[[], None]:
+    """Export rows to a collector, if the environment names one; returns what ends it."""
+    if not trace_context.exported("TRACES") and not trace_context.exported("METRICS"):
+        return lambda: None
+    from trimtab.monitor.telemetry import Export  # OpenTelemetry's packages take a tenth of a second to import
+
+    export = Export(settings)
+    scheduler.add_job(_guarded(export.send), "interval", seconds=EXPORT_SECONDS, id="telemetry", **once)
+    return export.close
 
 
 def trigger(

@@ -320,6 +320,8 @@ class ShadowSection(FileModel):
 class EndpointSection(FileModel):
     """Who may ask and how much; how requests reach the models: what is tried, how often, how many at once."""
 
+    workers: int = Field(default=1, ge=1, le=64)
+    """Gateway processes that share the port; one for each core that clients keep busy."""
     auth: Literal["none", "keys"] = "none"
     """none: anybody who reaches the port; only for this machine. keys: who has an API key (`trimtab keys create`)."""
     rate_limit: Annotated[str, AfterValidator(_rate)] | None = None

@@ -245,7 +245,7 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
         "time_to_first_byte_ms": [frame.ttfb_ms for frame in closed],
         "input_tokens": [frame.input_tokens for frame in closed],
         "output_tokens": [frame.output_tokens for frame in closed],
-        "trace_id": [None] * len(closed),
+        "trace_id": [_trace_id(frame) for frame in closed],
         "request_tags": [_tags(frame) for frame in closed],
         "model_name": [frame.model for frame in closed],
         "model_version": [str(frame.version) for frame in closed],
@@ -276,9 +276,16 @@ def _feedback_rows(feedback: list[FeedbackFrame]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=FEEDBACK)
 
 
+def _trace_id(frame: Closed) -> str | None:
+    """The caller's trace. Without one the request is a trace of its own, with its id."""
+    return frame.traceparent[3:35] if frame.traceparent else None
+
+
 def _tags(frame: Closed) -> dict[str, str]:
     """What has no column of its own: `attempts` is a JSON list of {upstream, status, reason, ms}."""
     tags = {"path": frame.path, "caller": frame.caller}
+    if frame.traceparent:
+        tags["traceparent"] = frame.traceparent
     if frame.attempts:
         tags["attempts"] = json.dumps([msgspec.structs.asdict(attempt) for attempt in frame.attempts])
     if frame.shadow_of:

@@ -66,11 +66,14 @@ class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Opened(_Request, array_like=True, frozen=True, gc=False):
     """A request that was accepted. `at_ms` is epoch ms, `request` the body as received, `caller` the canary key."""
 
+    traceparent: str | None = None
+
 
 class Closed(_Request, array_like=True, frozen=True, gc=False):
     """How a request ended; complete without its Opened frame. Durations in ms; `*_text` is what was said, if known.
 
-    New fields come last and have defaults: frames of earlier releases are read as they are.
+    `traceparent` is the caller's, when it sent a valid one (W3C Trace Context). New fields come last and have defaults:
+    frames of earlier releases are read as they are.
     """
 
     status_code: int
@@ -90,6 +93,7 @@ class Closed(_Request, array_like=True, frozen=True, gc=False):
     """Every attempt, in order, when the first one did not succeed."""
     shadow_of: str | None = None
     """The request whose copy this is."""
+    traceparent: str | None = None
 
 
 class FeedbackFrame(msgspec.Struct, array_like=True, frozen=True):
@@ -128,6 +132,8 @@ class Journal:
         self._dirty, self._stop = threading.Event(), threading.Event()
         self._started = 0
         self._fd = -1
+        self.written = self.refused = 0
+        """Bytes that the kernel took and frames that it did not, since this process began."""
         self._new_segment()
         self._thread = threading.Thread(target=self._sync, name="trimtab-journal", daemon=True)
         self._thread.start()
@@ -159,6 +165,7 @@ class Journal:
     def _append(self, kind: int, frame: Frame) -> None:
         if self._fault is not None:
             fault, self._fault = self._fault, None
+            self.refused += 1
             self._size = self._segment_bytes  # what the kernel failed to sync stays behind in its own segment
             raise fault
         data = _frame_bytes(kind, frame)
@@ -167,12 +174,14 @@ class Journal:
         try:
             _write_all(self._fd, data)
         except OSError:
+            self.refused += 1
             try:
                 os.ftruncate(self._fd, self._size)
             except OSError:
                 self._size = self._segment_bytes  # half a frame is a good end of a segment, not a good middle
             raise
         self._size += len(data)
+        self.written += len(data)
         if not self._dirty.is_set():
             self._dirty.set()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from trimtab import processes, project, settings
+from trimtab import logs, processes, project, settings
 from trimtab.errors import TrimtabError
 from trimtab.lifecycle import loop
 from trimtab.store.control import Control
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--page-only", action="store_true", help="only look: no drain, no monitors, no cycles")
     options = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logs.configure()
     for name in ("apscheduler", "httpx", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGINT):  # the server stops on these, and then raises them once more

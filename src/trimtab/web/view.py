@@ -94,7 +94,7 @@ def snapshot(settings: Settings, loaded: Loaded, control: Control, lake: Lake, n
     return View(
         model=model,
         at=now,
-        gateway=f"http://{settings.host}:{settings.port}",
+        gateway=settings.gateway_url,
         monitor=loaded.project.monitor,
         rollout=loaded.project.rollout,
         champion=champion,

@@ -1,0 +1,75 @@
+"""What is told about a request besides its row: the numbers of `meter`, one log line when it failed, Server-Timing.
+
+The boundary: durations, names and codes only; never a header of the client's, a question or an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from trimtab.gateway.meter import Meter
+from trimtab.gateway.routes import Entity, Route
+from trimtab.gateway.server import Exchange
+from trimtab.gateway.stream import Usage
+from trimtab.store.journal import Opened
+
+log = logging.getLogger("trimtab.gateway")
+
+
+class Row(Protocol):
+    """What is looked at of `answer.Row`; times are perf_counter, durations in seconds."""
+
+    exchange: Exchange
+    opened: Opened
+    entity: Entity
+    route: Route
+    engine_seconds: float
+    journal_seconds: float
+    first_byte: float | None
+    attempts: int
+    usage: Usage
+
+
+def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) -> None:
+    """Count a row that was closed at `now` (perf_counter); a failure, ours or the engine's, is one line in the log."""
+    begun, opened, usage = row.exchange.at, row.opened, row.usage
+    meter.closed(
+        opened.path,
+        status,
+        row.entity.model,
+        row.entity.version,
+        row.route,
+        outcome,
+        now - begun,
+        (row.first_byte or now) - begun - row.engine_seconds,
+        None if row.first_byte is None else row.first_byte - begun,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        row.attempts,
+    )
+    if status >= 500:
+        details = {
+            "request_id": opened.request_id,
+            "path": opened.path,
+            "status": status,
+            "outcome": outcome,
+            "version": f"{row.entity.model}/{row.entity.version}",
+            "route": row.route,
+            "attempts": row.attempts,
+            "duration_ms": round((now - begun) * 1000),
+        }
+        log.warning("request failed", extra=details)
+
+
+def refused(request_id: str, path: str, status: int, code: str) -> None:
+    """One line for a request that got no row because of us; what a client did wrong is its own to read."""
+    if status >= 500:
+        log.warning("request refused", extra={"request_id": request_id, "path": path, "status": status, "code": code})
+
+
+def server_timing(row: Row, total: float) -> bytes:
+    """The `Server-Timing` header of an answer whose `total` seconds are known (W3C Server Timing; durations in ms)."""
+    engine, journal = row.engine_seconds * 1000, row.journal_seconds * 1000
+    rest = max(0.0, total * 1000 - engine - journal)
+    return b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (rest, engine, journal)
