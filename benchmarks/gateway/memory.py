@@ -18,7 +18,8 @@ def run(folder: Path, requests: int) -> None:
 
     The first fifth is warming up and not in the slope. Journal segments that are full are deleted, as a drain would.
     """
-    upstream = mock(folder)
+    (folder / "upstream").mkdir()
+    upstream = mock(folder / "upstream")
     try:
         server = trimtab_full(upstream.address, folder)
         try:

@@ -74,7 +74,7 @@ def free_port() -> int:
 
 
 def spawn(command: list[str], folder: Path, core: int | None = SERVER_CORE, env: dict[str, str] | None = None) -> Any:
-    """Start a process on one core, or on all; it says things to `log` in the folder, and ours end with this process."""
+    """Start a process on one core, or on all. What it says is in `log` in its own folder; ours end with us."""
     with pinned(*(CORES if core is None else [core])), (folder / "log").open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **(env or {})}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -188,5 +190,21 @@ def test_what_never_ends_is_refused_when_it_is_too_much(start: bytes, more: byte
             await asyncio.sleep(0)
         assert said.result().startswith(b"HTTP/1.1 %d " % status)
         writer.transport.abort()
+
+    with_server(large, scenario)
+
+
+def test_a_connection_that_is_over_leaves_nothing_to_be_collected() -> None:
+    async def scenario(server: Server, dial: Dial) -> None:
+        reader, writer = await dial()
+        writer.write(GET)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        over = weakref.ref(next(iter(server.connections)))
+        gc.disable()
+        try:
+            writer.transport.abort()
+            await until(lambda: over() is None)
+        finally:
+            gc.enable()
 
     with_server(large, scenario)

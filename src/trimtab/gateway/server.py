@@ -188,6 +188,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was being done for it stops."""
         self.lost = True
+        del self._parser  # the two hold each other, and would both wait for a garbage collection that is rare here
         self._server.connections.discard(self)
         if self._task is not None:
             self._task.cancel()
