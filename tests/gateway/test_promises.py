@@ -84,7 +84,7 @@ def test_an_engine_that_dies_before_it_spoke_is_asked_again_where_it_is_now(plac
 def test_a_dead_engine_is_a_502_and_a_row(place: Place) -> None:
     engine = place.engine()
     place.route(entity(engine))
-    place.gateway()
+    place.gateway("--deadline", "2")  # nobody starts it again: there is nothing to wait for
     engine.stop()
     for body in ({"input": "x"}, {"inputs": ["x", "y"]}):
         path = "/predict" if "input" in body else "/invocations"

@@ -107,7 +107,7 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
 
 
 async def _elsewhere(trial: Trial, entity: Entity, patient: bool) -> Way | None:
-    """Where the version is served now, if that is elsewhere; `patient` waits for it, once, when nothing else is left to ask."""
+    """Where the version is served now, if that is elsewhere. `patient`: nothing else is left to ask, so wait for it."""
     patience = REPLACED_SECONDS if patient and not entity.name else 0.0
     until = min(_now() + patience, trial.until - LOOK_SECONDS)
     while (found := trial.moved()) is None and _now() < until:
