@@ -223,16 +223,19 @@ def _plain_loss(model: torch.nn.Module, example: Tokens) -> torch.Tensor:
     return model(input_ids=ids, labels=labels).loss * len(example.answer)
 
 
-@given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 12), st.integers(0, 9))
-def test_each_epoch_sees_each_example_once_in_an_order_set_by_the_seed(
-    n: int, epochs: int, size: int, seed: int
+@given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 12), st.integers(0, 9), st.booleans())
+def test_each_epoch_sees_each_example_once_and_twins_together_in_an_order_set_by_the_seed(
+    n: int, epochs: int, size: int, seed: int, twins: bool
 ) -> None:
+    messages = [str(number) for number in range(n) for _ in range(2 if twins else 1)]
     section = LoraSection(epochs=epochs, batch_size=size, seed=seed)
-    batches = lora.plan(n, section)
+    batches, n = lora.plan(messages, section), len(messages)
     order = [index for batch in batches for index in batch]
-    assert batches == lora.plan(n, section)
+    assert batches == lora.plan(messages, section)
     assert all(len(batch) == size for batch in batches[:-1])
     assert [sorted(order[i * n : (i + 1) * n]) for i in range(epochs)] == [list(range(n))] * epochs
+    if twins:
+        assert [messages[index] for index in order[::2]] == [messages[index] for index in order[1::2]]
 
 
 SYSTEM = "Answer with intent and urgency as JSON."

@@ -10,6 +10,8 @@ from pydantic import Field
 from trimtab.records.record import Record
 from trimtab.records.registry import LabelSet
 
+TWIN = "~twin"
+"""Ends the request id of a counterfactual twin; before it stands that of the message."""
 Mitigation = Literal["none", "counterfactual_augmentation"]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from trimtab.errors import Fixable
-from trimtab.records.training import Case
+from trimtab.records.training import TWIN, Case
 
 Groups = Mapping[str, tuple[str, ...]]
 """Group name -> full names that may be swapped against those of every other group."""
@@ -68,7 +68,7 @@ def _twin_case(case: Case, found: Twin) -> Case:
     old, new = (re.findall(r"\w+", name) for name in (found.name, found.replacement))
     words = dict(zip(old, new, strict=False)) if len(old) == len(new) else {}
     label = {field: words.get(value, value) for field, value in case.label.items()}
-    return case.model_copy(update={"request_id": f"{case.request_id}~twin", "input": found.text, "label": label})
+    return case.model_copy(update={"request_id": f"{case.request_id}{TWIN}", "input": found.text, "label": label})
 
 
 def _choices(

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from trimtab import processes
 from trimtab.errors import Fixable
 from trimtab.records.project import LoraSection
-from trimtab.records.training import Case
+from trimtab.records.training import TWIN, Case
 from trimtab.training import export, gguf_weights
 from trimtab.training.train import Job, Report
 from trimtab.training.trainers import packing
@@ -47,17 +47,27 @@ def encode(job: Job, cases: list[Case], tokenizer: Any) -> list[Tokens]:
             tokenizer(text, add_special_tokens=False).input_ids for text in (chat, job.labels.dump(case.label))
         )
         if len(prompt) + len(answer) < MAX_TOKENS:
-            found.append(Tokens(prompt, [*answer, tokenizer.eos_token_id]))
+            message = case.request_id.removesuffix(TWIN)
+            found.append(Tokens(prompt, [*answer, tokenizer.eos_token_id], message))
     if not found:
         raise Fixable(f"no training example has fewer than {MAX_TOKENS} tokens", "shorten the system prompt")
     return found
 
 
-def plan(n: int, section: LoraSection) -> list[list[int]]:
-    """The batches of the whole run, as indices of the n examples: each epoch a new order, fixed by the seed."""
+def plan(messages: Sequence[str], section: LoraSection) -> list[list[int]]:
+    """The batches of the whole run, as indices of examples: each epoch a new order of messages, fixed by the seed.
+
+    Twins, examples of the same message, follow each other, and so meet in a batch: what the name alone would change
+    cancels out in the step.
+    """
+    together: dict[str, list[int]] = {}
+    for index, message in enumerate(messages):
+        together.setdefault(message or str(index), []).append(index)
+    groups, n = list(together.values()), len(messages)
     total = max(1, round(n * section.epochs))
     random = np.random.default_rng(section.seed)
-    order = np.concatenate([random.permutation(n) for _ in range(-(-total // n))])[:total].tolist()
+    epochs = [random.permutation(len(groups)) for _ in range(-(-total // n))]
+    order = [index for epoch in epochs for group in epoch for index in groups[group]][:total]
     return [order[start : start + section.batch_size] for start in range(0, total, section.batch_size)]
 
 
@@ -116,7 +126,7 @@ def run(job: Job) -> Iterator[Report]:
         go_on_from(model, gguf_weights.read_adapter(job.adapter, reader))
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), betas=(0.9, 0.95), weight_decay=0.0)
-    batches = plan(len(examples), job.section)
+    batches = plan([example.message for example in examples], job.section)
     losses, seconds = _resume(job.folder / "checkpoint.pt", weights, optimizer)
     loss_of = _losses(model, examples, job.section)
     for step in range(len(losses), len(batches)):

@@ -21,6 +21,8 @@ class Tokens:
 
     prompt: list[int]
     answer: list[int]
+    message: str = ""
+    """What twins have in common: the request id of the message they say."""
 
 
 @dataclass(frozen=True)
