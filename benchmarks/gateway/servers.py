@@ -6,6 +6,7 @@ report says so.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -121,28 +122,47 @@ def mock(folder: Path) -> Server:
 # Ours
 
 
-def _trimtab(name: str, upstream: str, folder: Path, template: dict[str, Any], canary: bool) -> Server:
-    champion = {"model": "mock", "version": 1, "address": upstream, "template": template}
-    routes: dict[str, Any] = {"model": "mock", "revision": "1", "champion": champion}
-    if canary:
-        routes |= {"canary": champion | {"version": 2}, "canary_percent": 10.0}
+SECRET = "tt-" + "0b" * 6 + "-" + "5e" * 24
+
+
+def _trimtab(name: str, upstream: str, folder: Path, champion: dict[str, Any], more: dict[str, Any]) -> Server:
+    """One gateway that asks for a key. `champion` is added to its route, `more` to the key."""
+    entity = {"model": "mock", "version": 1, "address": upstream, "template": {}} | champion
+    routes: dict[str, Any] = {"model": "mock", "revision": "1", "champion": entity}
+    if more:
+        routes |= {"canary": entity | {"version": 2}, "canary_percent": 10.0}
+    hashed = hashlib.sha256(SECRET.encode()).hexdigest()
+    key = {
+        "id": f"key-{SECRET[3:15]}",
+        "slot": 0,
+        "scopes": ["predict"],
+        "sha256": [hashed],
+        "until_ms": [None],
+        **more,
+    }
     (folder / "routes.json").write_text(json.dumps(routes))
-    command = [sys.executable, "-m", "trimtab.gateway", "--port", "0"]
-    command += ["--routes", str(folder / "routes.json"), "--journal", str(folder / "journal")]
+    (folder / "keys.json").write_text(json.dumps({"keys": [key]}))
+    command = [sys.executable, "-m", "trimtab.gateway", "--port", "0", "--journal", str(folder / "journal")]
+    command += ["--routes", str(folder / "routes.json"), "--keys", str(folder / "keys.json")]
+    command += ["--ledger", str(folder / "ledger.bin"), "--metrics", str(folder / "metrics")]
     process = spawn(command, folder)
-    headers = {"authorization": "Bearer tt-benchmark-key", "x-trimtab-caller": "benchmark"}
+    headers = {"authorization": f"Bearer {SECRET}", "x-trimtab-caller": "benchmark"}
     return Server(name, process, announced(process, folder), headers=headers, version="this tree")
 
 
 def trimtab_relay(upstream: str, folder: Path) -> Server:
-    """Authorization read, one version, the journal: nothing is added to what the client said."""
-    return _trimtab("trimtab relay", upstream, folder, {}, canary=False)
+    """A key, one version, the journal: nothing is added to what the client said."""
+    return _trimtab("trimtab relay", upstream, folder, {}, {})
 
 
 def trimtab_full(upstream: str, folder: Path) -> Server:
-    """Everything that a project's request goes through: prompt and decoding of the version, canary split, journal."""
+    """Everything that a project's request goes through: a key with a rate and a budget, prompt and decoding of the
+    version, canary split, retries and breaker armed, journal, price, metrics."""
     prompt = [{"role": "system", "content": "You answer customers of a shop. Be brief, be kind, promise nothing."}]
-    return _trimtab("trimtab full", upstream, folder, {"messages": prompt, "params": {"temperature": 0}}, canary=True)
+    price = {"input": 100, "cached_input": 10, "cache_write": 120, "output": 400}
+    champion = {"template": {"messages": prompt, "params": {"temperature": 0, "max_tokens": 64}}, "price": price}
+    limits = {"requests": {"count": 10**9, "seconds": 60}, "budgets": [{"nano_usd": 10**18, "per": "day"}]}
+    return _trimtab("trimtab full", upstream, folder, champion, limits)
 
 
 # Peers
