@@ -42,7 +42,7 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 def test_every_row_is_counted_once_under_its_own_labels(place: Place) -> None:
     place.route(entity(place.engine()), entity(place.engine(), 2), 50)
-    place.gateway()
+    place.gateway("--deadline", "2")  # nobody starts the engine again that is stopped below
     with httpx.Client(base_url=place.url) as http:
         for n in range(12):
             http.post("/predict", json={"input": "a b c"}, headers={"x-trimtab-caller": str(n)})
