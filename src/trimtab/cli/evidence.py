@@ -56,10 +56,10 @@ def checkpoint(project: Folder = Path()) -> None:
     `evidence.anchor` in trimtab.yaml does that by itself: an MLflow tag, a file, a webhook.
     """
     _, control = recorded(project)
-    notes = control.checkpoints()
-    if not notes:
+    newest = control.newest_checkpoint()
+    if newest is None:
         raise Fixable("nothing has been decided here yet", "run `trimtab register`, then `trimtab up`")
-    typer.echo(notes[max(notes)], nl=False)
+    typer.echo(newest[1], nl=False)
     show.then("`trimtab audit verify --checkpoint FILE` later")
 
 

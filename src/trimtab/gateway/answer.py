@@ -277,8 +277,8 @@ async def _copy(gateway: Gateway, row: Row, entity: Entity) -> int:
         at_ms=time.time_ns() // 1_000_000,
     )
     exchange = row.exchange.aside()
-    until = asyncio.get_running_loop().time() + row.deadline
-    copy = Row(exchange, replace(row.asked, stream=False), opened, row.routed, entity, "shadow", row.deadline, until)
+    ends = asyncio.get_running_loop().time() + row.deadline
+    copy = Row(exchange, replace(row.asked, stream=False), opened, row.routed, entity, "shadow", row.deadline, ends)
     copy.shadow_of = row.opened.request_id
     try:
         gateway.journal.opened(opened)
@@ -359,9 +359,11 @@ def _moved(gateway: Gateway, row: Row) -> Way | None:
 
 def _who(exchange: Exchange, asked: Asked) -> tuple[str, str]:
     """The canary's caller key, and who is on record as the requester. A secret is only ever kept as its hash."""
-    authorization = exchange.headers.get(b"authorization")
-    key = f"key:{blake2b(authorization, digest_size=8).hexdigest()}" if authorization else ""
-    key = exchange.key.id if exchange.key is not None else key
+    if exchange.key is not None:
+        key = exchange.key.id
+    else:
+        authorization = exchange.headers.get(b"authorization")
+        key = f"key:{blake2b(authorization, digest_size=8).hexdigest()}" if authorization else ""
     caller = asked.user or _header(exchange, b"x-trimtab-caller") or key or exchange.peer
     return caller, key or exchange.peer
 
@@ -422,9 +424,7 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
         input_tokens=row.usage.prompt_tokens,
         output_tokens=row.usage.completion_tokens,
         outcome=outcome,
-        input_text=None
-        if row.shadow_of
-        else row.asked.input_text(),  # the caller's row has it: said once, counted once
+        input_text=None if row.shadow_of else row.asked.input_text(),  # a copy's is in the caller's row: counted once
         output_text=row.text,
         response=response,
         attempts=tuple(row.tried),

@@ -71,12 +71,11 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
     while True:
         turnstile, begun = trial.pool.turnstile(way[0]), loop.time()
         if rest := turnstile.shut(begun):
-            if elsewhere := trial.moved():
-                way = elsewhere
-                continue
-            if not last or rest > trial.endpoint.max_wait or begun + rest >= trial.until:
+            wait = last and rest <= trial.endpoint.max_wait and begun + rest < trial.until
+            elsewhere = await _elsewhere(trial, rest if wait else 0.0)
+            if elsewhere is None and not wait:
                 raise _shut(trial, way[0], rest)
-            await asyncio.sleep(rest)
+            way = elsewhere or way
             continue
         number += 1
         try:
@@ -88,7 +87,8 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
                 number -= 1
                 continue
             fault = _gone(trial, way[0], turnstile, gone, begun)
-            if elsewhere := await _elsewhere(trial, way[0], last and number == 1):
+            replaced = last and number == 1 and not way[0].name
+            if elsewhere := await _elsewhere(trial, REPLACED_SECONDS if replaced else 0.0):
                 way = elsewhere
                 continue
         except (Full, Fault) as error:
@@ -106,9 +106,8 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
         way = trial.moved() or way
 
 
-async def _elsewhere(trial: Trial, entity: Entity, patient: bool) -> Way | None:
-    """Where the version is served now, if that is elsewhere. `patient`: nothing else is left to ask, so wait for it."""
-    patience = REPLACED_SECONDS if patient and not entity.name else 0.0
+async def _elsewhere(trial: Trial, patience: float) -> Way | None:
+    """Where the version is served now, if that is elsewhere; waits `patience` seconds for it, at most."""
     until = min(_now() + patience, trial.until - LOOK_SECONDS)
     while (found := trial.moved()) is None and _now() < until:
         await asyncio.sleep(LOOK_SECONDS)

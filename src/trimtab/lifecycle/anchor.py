@@ -21,7 +21,7 @@ def anchor(settings: Settings, loaded: Loaded, control: Control, anchored: dict[
     `anchored` is the size that each place has, and is kept up to date. A place that is away is logged and tried again
     at the next call.
     """
-    size, note = max(control.checkpoints().items(), default=(0, ""))
+    size, note = control.newest_checkpoint() or (0, "")
     for place in loaded.project.evidence.anchor:
         if anchored.get(place, 0) >= size:
             continue

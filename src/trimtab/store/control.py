@@ -203,6 +203,12 @@ class Control:
             rows = db.execute(sa.select(_checkpoints).order_by(_checkpoints.c.size)).all()
         return {row.size: row.note for row in rows}
 
+    def newest_checkpoint(self) -> tuple[int, str] | None:
+        """Size and signed note of the audit log as it is now; None while it is empty."""
+        with self._begin() as db:
+            row = db.execute(sa.select(_checkpoints).order_by(_checkpoints.c.size.desc()).limit(1)).first()
+        return None if row is None else (row.size, row.note)
+
     @property
     def signer(self) -> audit.Signer:
         """What signs this project's checkpoints."""

@@ -1,4 +1,4 @@
-"""API keys in the control store: append-only events in the audit chain, and the live keys that follow from them.
+"""API keys in the control store: append-only events in the audit log, and the live keys that follow from them.
 
 A secret is `tt-` + the public part of the key's id + 192 random bits. It is returned once, to be shown once; what is
 stored is its SHA-256. A slow password hash would protect nothing more: there is no guessing 192 random bits.

@@ -286,7 +286,7 @@ def faults_of(
             return [*faults, f"line {number} is not an audit entry"]
         if entry["seq"] != number:
             faults.append(f"entry {number} is missing: found {entry['seq']}")
-        if signed.get(number, tree.root()) != tree.root():
+        if number in signed and signed[number] != tree.root():
             faults.append(f"the first {number} entries are not those that were signed: edited, removed or reordered")
     if signed and max(signed) > len(lines):
         faults.append(f"{max(signed)} entries were signed, and only {len(lines)} are here: the end was cut off")
