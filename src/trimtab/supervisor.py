@@ -89,12 +89,15 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     keys_stop = _follow_keys(settings, loaded, control)
     _follow(fleet)
     children: dict[str, processes.Child] = {}
+    keepers: list[threading.Thread] = []
     try:
-        while not stopping.is_set():
-            _keep(settings, loaded, children, open_browser)
+        keepers += _open(settings, loaded, children, stopping, open_browser)
+        while not stopping.wait(POLL_SECONDS):
             _follow_if_possible(fleet)
-            stopping.wait(POLL_SECONDS)
     finally:
+        stopping.set()
+        for keeper in keepers:
+            keeper.join()
         gateways = [child for name, child in children.items() if name != "control"]
         for child in gateways:
             child.process.terminate()  # all at once: each finishes what it is answering
@@ -202,26 +205,59 @@ def _commands(settings: Settings, loaded: Loaded, open_browser: bool) -> dict[st
     return wanted
 
 
-def _keep(settings: Settings, loaded: Loaded, children: dict[str, processes.Child], open_browser: bool) -> None:
-    """Start the gateway's workers and the control process, again when one has died."""
-    for name, (module, *args) in _commands(settings, loaded, open_browser and "control" not in children).items():
+def _open(
+    settings: Settings,
+    loaded: Loaded,
+    children: dict[str, processes.Child],
+    stopping: threading.Event,
+    open_browser: bool,
+) -> list[threading.Thread]:
+    """Start the gateway's workers and the control process, and a thread for each that keeps it running.
+
+    A thread of its own: nothing else waits while one of them, or an engine, takes long to start. Raises EngineError
+    when a gateway does not start at all; a control process that does not is tried again: callers are answered without.
+    """
+    commands = _commands(settings, loaded, open_browser)
+    for name, command in commands.items():
+        try:
+            children[name] = _start_child(settings, name, command)
+        except EngineError as error:
+            if name != "control":
+                raise
+            log.error("control is tried again: %s", error)
+    keepers: list[threading.Thread] = []
+    for name, command in commands.items():
+        again = [word for word in command if word != "--open"]  # the browser is opened once
+        arguments = (settings, name, again, children, stopping)
+        keepers.append(threading.Thread(target=_keep, args=arguments, name=f"trimtab-{name}", daemon=True))
+        keepers[-1].start()
+    return keepers
+
+
+def _keep(
+    settings: Settings, name: str, command: list[str], children: dict[str, processes.Child], stopping: threading.Event
+) -> None:
+    """Start a process again whenever it has died, until `stopping`."""
+    while not stopping.wait(POLL_SECONDS):
         child = children.get(name)
         if child is not None and child.alive():
             continue
         if child is not None:
             log.warning("%s ended with %s: starting it again", name, child.process.returncode)
             child.stop()
-            time.sleep(RESTART_SECONDS)
+        if stopping.wait(RESTART_SECONDS):
+            return
         try:
-            children[name] = processes.start(module, *args, log=settings.logs / f"{name}.log")
+            children[name] = _start_child(settings, name, command)
         except EngineError as error:
-            if child is None:
-                raise
-            log.error("%s is tried again: %s", name, error)  # the others go on meanwhile
-            continue
-        if child is None:
-            scheme = "https" if settings.tls_cert and name != "control" else "http"
-            print(f"{name:9} {scheme}://{children[name].ready['address']}", flush=True)
+            log.error("%s is tried again: %s", name, error)
+
+
+def _start_child(settings: Settings, name: str, command: list[str]) -> processes.Child:
+    child = processes.start(*command, log=settings.logs / f"{name}.log")
+    scheme = "https" if settings.tls_cert and name != "control" else "http"
+    print(f"{name:9} {scheme}://{child.ready['address']}", flush=True)
+    return child
 
 
 def _follow_if_possible(fleet: _Fleet) -> None:

@@ -27,7 +27,7 @@ from trimtab.lifecycle import cycle as cycles
 from trimtab.project import Loaded
 from trimtab.promotion import gather, rollout
 from trimtab.records.lifecycle import Cycle, CycleEnd, Step
-from trimtab.records.promotion import Answers, Decision
+from trimtab.records.promotion import Answers, Decision, GateResult
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import AliasMove, ModelVersion, VersionSpec
 from trimtab.records.training import DatasetVersion, TrainingRun
@@ -248,6 +248,21 @@ def test_whichever_write_a_cycle_is_killed_after_it_ends_with_the_same_facts(
         assert world.trained == (("output", f"{cycle.id}/1/train") not in left)
         assert control.audit_faults() == []
     assert writes > len(STEPS) * 2
+
+
+def test_quality_is_judged_on_the_field_that_the_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_BLOBS", str(tmp_path / "blobs"))
+    World(monkeypatch)
+    settings, loaded = triage.write(tmp_path, "echo", "{latency_p95: null, quality_field: intent}")
+    registry.register_base(settings, loaded)
+    triage.answer(settings, 120)
+    control = Control(settings)
+    cycle = cycles.open_cycle(control, MODEL, "test", utc_now())
+    cycles.run_cycle(settings, loaded, control, cycle)
+    gate, dataset = control.facts("gate", GateResult)[0], control.facts("dataset", DatasetVersion)[0]
+    asked = [case.label["intent"] for case in gather.cases(dataset, "holdout")]
+    assert gate.numbers["accuracy_champion"] == asked.count("refund") / len(asked)  # it says refund, and low, always
+    assert gate.detail.startswith("Intent right: version 2 on ")
 
 
 def _hashes(settings: Settings) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -123,6 +124,14 @@ def test_what_is_killed_is_started_again_and_questions_are_answered(served: Desk
     until(served.answers)
     until(lambda: responds(f"http://127.0.0.1:{served.settings.dashboard_port}/healthz"))
     assert served.up.poll() is None
+
+
+def test_callers_are_answered_while_the_control_process_cannot_start(served: Desk) -> None:
+    served.stop()
+    with socket.create_server(("127.0.0.1", served.settings.dashboard_port)):
+        served.start()
+        assert champion_answers(served) == f"{MODEL}/1"
+    until(lambda: responds(f"http://127.0.0.1:{served.settings.dashboard_port}/healthz"))
 
 
 def others(served: Desk, module: str, than: int) -> bool:

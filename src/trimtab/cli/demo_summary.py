@@ -30,7 +30,7 @@ def summary(
         "trained   "
         + "; ".join(f"{r.steps} steps, loss {r.loss_first:.2f} to {r.loss_last:.2f}, {r.seconds:.0f} s" for r in runs),
         *[f"judged    {_decision(decision)}" for decision in control.facts("decision", Decision)],
-        *_gain(control),
+        *_gain(control, loaded.project.gates.quality_field),
         *_rollout(control),
         f"outcome   {ends[-1].outcome if ends else 'no cycle ended'}; champion: "
         + " → ".join(f"version {m.after}" for m in moves),
@@ -47,15 +47,16 @@ def _drift(control: Control) -> list[str]:
     return [f"watched   {tested}; {titles[0]}" if titles else f"watched   {tested}; no drift found"]
 
 
-def _gain(control: Control) -> list[str]:
-    """All fields right on the hold-out: the last candidate beside the constrained few-shot base and the bare one."""
+def _gain(control: Control, field: str) -> list[str]:
+    """What is right on the hold-out: the last candidate beside the constrained few-shot base and the bare one."""
     decisions = control.facts("decision", Decision)
     gates = [gate for decision in decisions[-1:] for gate in decision.gates if gate.gate == "quality"]
     if not gates:
         return []
     shares = {name.removeprefix("accuracy_"): n for name, n in gates[0].numbers.items() if name.startswith("accuracy_")}
     shown = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-    return [f"gained    answers wholly right on {gates[0].n} held-out tickets: {shown}"]
+    what = "the whole answer" if field == "*" else f"the {field}"
+    return [f"gained    {what} right on {gates[0].n} held-out tickets: {shown}"]
 
 
 def _decision(decision: Decision) -> str:

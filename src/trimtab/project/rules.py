@@ -146,9 +146,13 @@ def _labels(reading: Reading, project: Project) -> None:
 
 
 def _quality_field(reading: Reading, project: Project, labels: LabelSet | None) -> None:
-    monitor = project.monitor.quality
-    if monitor is not None and labels is not None and monitor.field not in ("*", *labels.fields):
-        _not_a_field(reading, ("monitor", "quality", "field"), monitor.field, labels, "* or ")
+    """Quality is judged on a field that the labels have, by the monitor as by the gate."""
+    asked: dict[Loc, str] = {("gates", "quality_field"): project.gates.quality_field}
+    if project.monitor.quality is not None:
+        asked["monitor", "quality", "field"] = project.monitor.quality.field
+    for loc, field in asked.items():
+        if labels is not None and field not in ("*", *labels.fields):
+            _not_a_field(reading, loc, field, labels, "* or ")
 
 
 def _not_a_field(reading: Reading, loc: Loc, field: str, labels: LabelSet, also: str = "") -> None:

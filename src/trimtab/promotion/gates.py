@@ -58,8 +58,9 @@ def quality_gate(
         n=len(hits),
         value=interval,
         limit=limit,
-        detail=f"Version {candidate.version} is right on {sum(hits)} of {len(hits)} rows, version {champion.version} "
-        f"on {sum(old)}: {interval.estimate:+.3f} (between {interval.low:+.3f} and {interval.high:+.3f}).",
+        detail=f"{' and '.join(fields).capitalize()} right: version {candidate.version} on {sum(hits)} of {len(hits)} "
+        f"rows, version {champion.version} on {sum(old)}: {interval.estimate:+.3f} "
+        f"(between {interval.low:+.3f} and {interval.high:+.3f}).",
         numbers=accuracies | {"mcnemar_b": float(b), "mcnemar_c": float(c), "mcnemar_p": mcnemar_p(b, c)},
     )
 

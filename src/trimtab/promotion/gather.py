@@ -83,7 +83,7 @@ def quality_and_latency(
     of_bare = baseline(settings, loaded, control, candidate, texts, _part(say, 0.75, 1.0, "bare base"))
     results: list[GateResult] = []
     if section.quality:
-        fields = list(dataset.labels.fields)
+        fields = list(dataset.labels.fields) if section.quality_field == "*" else [section.quality_field]
         few_shot = {"constrained few-shot base": of_champion} if champion.spec.adapter_sha256 is None else {}
         baselines = {"bare base": of_bare, **few_shot}
         results.append(

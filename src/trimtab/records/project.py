@@ -238,6 +238,9 @@ class GatesSection(FileModel):
 
     quality: Literal["non_inferior", "better"] | None = "non_inferior"
     """Against the champion on the same hold-out rows, paired."""
+    quality_field: str = "*"
+    """Answer field that quality is judged on, or * for all fields at once. A field whose labels may carry a bias is the
+    fairness gate's: a candidate that is free of it must not be called worse for that."""
     margin: float = Field(default=0.02, ge=0, lt=1)
     """non_inferior: how much worse is still acceptable, in accuracy."""
     fairness: FairnessGate | None = None
