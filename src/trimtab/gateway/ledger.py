@@ -209,7 +209,8 @@ def _take(full_at: int, now: int, rate: Rate, amount: int) -> tuple[int, int | N
     """
     each = _each(rate)
     size = rate.count * each
-    level = min(max(full_at, now), now + 2 * size) + amount * each - now
+    begun = 0 if full_at < now else min(full_at - now, 2 * size)
+    level = begun + amount * each
     if amount > rate.count:
         return full_at, None
     return (now + level, 0) if level <= size else (full_at, level - size)
@@ -217,7 +218,7 @@ def _take(full_at: int, now: int, rate: Rate, amount: int) -> tuple[int, int | N
 
 def left(rate: Rate, full_at: int, now: int) -> int:
     """How much a bucket holds."""
-    return max(0, rate.count - -(-max(0, full_at - now) // _each(rate)))
+    return max(0, rate.count + (now - full_at) // _each(rate)) if full_at > now else rate.count
 
 
 def _each(rate: Rate) -> int:

@@ -37,6 +37,7 @@ ABORTED_STATUS = 502
 """Status of a row whose gateway died: what a proxy in front reports then. Not 499: the client did not give up."""
 
 _HEADER = struct.Struct("<II")
+_pack_header = _HEADER.pack_into
 _MAYBE_BODY = re.compile(rb"[\x01-\x03][\x90-\x9f\xdc]")
 """How a body begins: the kind, then MessagePack's marker of an array."""
 
@@ -171,6 +172,7 @@ class Journal:
         data = _frame_bytes(kind, frame)
         if self._size >= self._segment_bytes:
             self._new_segment()
+        size = len(data)
         try:
             _write_all(self._fd, data)
         except OSError:
@@ -180,8 +182,8 @@ class Journal:
             except OSError:
                 self._size = self._segment_bytes  # half a frame is a good end of a segment, not a good middle
             raise
-        self._size += len(data)
-        self.written += len(data)
+        self._size += size
+        self.written += size
         if not self._dirty.is_set():
             self._dirty.set()
 
@@ -204,8 +206,10 @@ class Journal:
         """Only this thread closes descriptors: none can vanish under its fdatasync."""
         while True:
             self._dirty.wait()
-            closing = self._stop.wait(self._sync_interval)
+            if not self._stop.is_set():
+                time.sleep(self._sync_interval)
             self._dirty.clear()
+            closing = self._stop.is_set()  # asked behind the clearing: `close` sets both, and must not be missed
             for fd in [*self._waiting]:
                 self._sync_one(fd)
             if closing:
@@ -345,7 +349,7 @@ def _frame_bytes(kind: int, frame: Frame) -> bytearray:
         _encode_into(frame, data, 9)
     except (OverflowError, TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"a {type(frame).__name__} cannot be written: {error}") from error
-    _HEADER.pack_into(data, 0, len(data) - 8, zlib.crc32(memoryview(data)[8:]))
+    _pack_header(data, 0, len(data) - 8, zlib.crc32(memoryview(data)[8:]))
     return data
 
 
