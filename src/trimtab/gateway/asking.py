@@ -46,19 +46,20 @@ def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
 
 def let_go(row: Row) -> None:
     """End an attempt without a word: the connection is given back, and cut when the engine is not done."""
-    connection, row.connection = row.connection, None
+    connection = row.connection
     if connection is not None:
-        deadline.forget(row)
+        row.connection = row.ended = None
         row.silent_until = rows.NEVER
+        deadline.forget(row)
+        row.gateway.pool.release(connection)
         if row.first_byte is None:
             row.engine_seconds += time.perf_counter() - row.began
-        row.gateway.pool.release(connection)
 
 
 def _end(row: Row, error: Exception | None) -> None:
+    ended = row.ended
     let_go(row)
-    if (ended := row.ended) is not None:
-        row.ended = None
+    if ended is not None:
         ended(row, error)
 
 
@@ -67,20 +68,20 @@ def _whole(row: Row) -> None:
     connection = row.connection
     if connection is None or not (connection.complete or connection.lost):
         return
-    if not connection.complete:
-        _end(row, connection.gone())
-        return
+    ended, failed = row.ended, None
     let_go(row)
     try:
         reply(row, [_answer(row, connection)])
     except Exception as error:
-        _end(row, error)
-    else:
-        _end(row, None)
+        failed = error
+    if ended is not None:
+        ended(row, failed)
 
 
 def _answer(row: Row, connection: EngineConnection) -> Completion:
-    """What a complete response says. Raises Fault when that is no answer."""
+    """What a response says. Raises EngineGone when it did not come whole, Fault when it is no answer."""
+    if not connection.complete:
+        raise connection.gone()
     if connection.status != 200:
         raise _refusal(row, connection)
     return shapes.completion(connection.take(), row.asked.operation)
@@ -90,7 +91,7 @@ def reply(row: Row, answers: list[Completion]) -> None:
     """Close the row of a plain answer and send it. Raises Fault when the journal does not take it."""
     asked, entity = row.asked, row.entity
     row.text = asked.output_text(answers)
-    row.usage = stream.total([one.usage for one in answers])
+    row.usage = answers[0].usage if len(answers) == 1 else stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
     rows.close(row, 200, "ok", body)
     if row.shadow_of is None:
@@ -109,11 +110,14 @@ def _streamed(row: Row) -> None:
             raise _refusal(row, connection)
         if connection.complete:
             _finish(row)
-            _end(row, None)
         elif connection.lost:
             raise connection.gone()
+        else:
+            return
     except Exception as error:
         _end(row, error)
+    else:
+        _end(row, None)
 
 
 def _pass_on(row: Row, connection: EngineConnection) -> None:
@@ -146,7 +150,6 @@ def _finish(row: Row) -> None:
     row.usage = relay.usage
     row.text, _ = relay.said(sent)
     last = relay.last()
-    let_go(row)
     rows.close(row, 200, "ok", sent + last)
     row.exchange.end(last)
 

@@ -21,6 +21,13 @@ _STARTS: dict[tuple[int, bytes], bytes] = {}  # status lines with their content 
 _MOST_STARTS = 256
 
 
+class Clock(Protocol):
+    """What an exchange needs of the server: the Date header as a line, and whether it is about to stop."""
+
+    date: bytes
+    draining: bool
+
+
 class Wire(Protocol):
     """What an exchange needs of its connection."""
 
@@ -29,9 +36,7 @@ class Wire(Protocol):
     behind: bool
 
     @property
-    def date(self) -> bytes: ...
-    @property
-    def draining(self) -> bool: ...
+    def server(self) -> Clock: ...
     def write(self, data: bytes) -> None: ...
     def answered(self, exchange: Exchange) -> None: ...
 
@@ -53,33 +58,23 @@ class Head:
 class Exchange:
     """One request, and the only way to answer it."""
 
-    __slots__ = (
-        "_wire",
-        "abandoned",
-        "at",
-        "body",
-        "caught_up",
-        "fault",
-        "head",
-        "keep_alive",
-        "key",
-        "path",
-        "started",
-        "status",
-    )
+    fault: Fault | None = None
+    """What the server has against it: it is no request then."""
+    key: Key | None = None
+    """Whose request it is, once that was checked."""
+    started = False
+    """Whether a streamed answer has begun."""
+    status = 0
+    """Of the answer, once there is one."""
+    abandoned: Callable[[], None] | None = None
+    """Called when nobody waits for the answer any more: then none may be sent."""
+    caught_up: Callable[[], None] | None = None
+    """Called when a client that was `behind` has read enough."""
 
     def __init__(self, wire: Wire, head: Head, body: bytes) -> None:
         self._wire, self.head, self.body = wire, head, body
         self.path, self.keep_alive = head.path, head.keep_alive
-        self.fault: Fault | None = None
-        self.key: Key | None = None  # whose request it is, once that was checked
-        self.started = False
         self.at = time.perf_counter()  # when it was whole
-        self.status = 0  # of the answer, once there is one
-        self.abandoned: Callable[[], None] | None = None
-        """Called when nobody waits for the answer any more: then none may be sent."""
-        self.caught_up: Callable[[], None] | None = None
-        """Called when a client that was `behind` has read enough."""
 
     @property
     def method(self) -> str:
@@ -141,10 +136,10 @@ class Exchange:
         self.status = status
         wire = self._wire
         start = _STARTS.get((status, content_type)) or _start(status, content_type)
-        if self.keep_alive and not wire.draining:
-            return start + wire.date
+        if self.keep_alive and not wire.server.draining:
+            return start + wire.server.date
         self.keep_alive = False
-        return start + wire.date + b"connection: close\r\n"
+        return start + wire.server.date + b"connection: close\r\n"
 
 
 def _start(status: int, content_type: bytes) -> bytes:

@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -29,11 +30,16 @@ _SECRET = re.compile(rb"tt-([0-9a-f]{12})-[0-9a-f]{48}")
 _NOBODY = (bytes(32),)
 
 
-class Rate(msgspec.Struct, frozen=True):
+class Rate(msgspec.Struct, frozen=True, dict=True):
     """`count` in each `seconds`."""
 
     count: int
     seconds: int
+
+    @cached_property
+    def each_ns(self) -> int:
+        """ns in which there is room for one more; rounded up, so that a rate is never exceeded."""
+        return -(-self.seconds * 1_000_000_000 // self.count)
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -43,7 +49,7 @@ class Budget(msgspec.Struct, frozen=True):
     per: str
 
 
-class Key(msgspec.Struct, frozen=True):
+class Key(msgspec.Struct, frozen=True, dict=True):
     """A live key; mirrors `records.keys.LiveKey`. `slot` is its place in the ledger, `sha256` its secrets' hashes."""
 
     id: str
@@ -56,7 +62,7 @@ class Key(msgspec.Struct, frozen=True):
     tokens: Rate | None = None
     budgets: list[Budget] = []
 
-    @property
+    @cached_property
     def limited(self) -> bool:
         """Whether the ledger has to be asked at all."""
         return self.requests is not None or self.tokens is not None or bool(self.budgets)

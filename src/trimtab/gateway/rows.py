@@ -59,27 +59,16 @@ class Gateway:
     spans_exported: bool = field(default_factory=lambda: trace_context.exported("TRACES"))
 
 
-@dataclass(slots=True, eq=False)
 class Row:
-    """The row of the request in progress. Moments are perf_counter's, unless they say that they are the loop's."""
+    """The row of the request in progress. Moments are perf_counter's, unless they say that they are the loop's.
 
-    gateway: Gateway
-    exchange: Exchange
-    asked: Asked
-    opened: Opened
-    routed: Snapshot
-    entity: Entity
-    route: Route
-    deadline: float
-    """Seconds for the answer."""
-    until: float
-    """The same, by the event loop's clock."""
+    What is the same for most rows is the class's until it changes: setting all of it would cost each row a microsecond.
+    """
+
     trace: bytes = b""
     """Header lines for the engine: the trace that the request belongs to."""
     admitted: limits.Admitted = limits.NOTHING
     shadow_of: str | None = None
-    tried: list[Attempt] = field(default_factory=list)
-    """Attempts that failed."""
     attempts: int = 0
     began: float = 0.0
     """When the attempt in progress, or the last one, began."""
@@ -102,6 +91,23 @@ class Row:
     sent: list[bytes] | None = None
     """What a streamed answer was so far."""
     closed: bool = False
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        exchange: Exchange,
+        asked: Asked,
+        opened: Opened,
+        routed: Snapshot,
+        entity: Entity,
+        route: Route,
+        deadline: float,
+        until: float,
+    ) -> None:
+        self.gateway, self.exchange, self.asked, self.opened, self.routed = gateway, exchange, asked, opened, routed
+        self.entity, self.route = entity, route
+        self.deadline, self.until = deadline, until  # seconds for the answer, and the loop's time when they are over
+        self.tried: list[Attempt] = []  # attempts that failed
 
     @property
     def told(self) -> bool:

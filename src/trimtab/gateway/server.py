@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self.server = server
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
         self._remembered = Remembered()
@@ -72,16 +72,6 @@ class Connection(asyncio.Protocol):
         self.lost = self.behind = False
         self.expires = 0.0
 
-    @property
-    def draining(self) -> bool:
-        """Whether the gateway is about to stop."""
-        return self._server.draining
-
-    @property
-    def date(self) -> bytes:
-        """The Date header, as a line; to the second."""
-        return self._server.date
-
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -90,8 +80,8 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
-        self.expires = self._server.clock + IDLE_SECONDS
-        self._server.connections.add(self)
+        self.expires = self.server.clock + IDLE_SECONDS
+        self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. After a refusal they are thrown away."""
@@ -104,7 +94,6 @@ class Connection(asyncio.Protocol):
                 self._take(Exchange(self, head, body))
                 return
         self._raw_size += len(data)
-        self._last = None
         try:
             self._feed(data)
         except httptools.HttpParserCallbackError as error:
@@ -116,12 +105,14 @@ class Connection(asyncio.Protocol):
             self._check_unfinished()
             if fresh and self._last is not None:
                 remembered.learn(data, self._last.head, self._last.body)
+        finally:
+            self._last = None  # it refers to us
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was being done for it stops."""
         self.lost = True
         del self._parser  # the two hold each other, and would both wait for a garbage collection that is rare here
-        self._server.connections.discard(self)
+        self.server.connections.discard(self)
         self._queue.clear()
         self.cut()
 
@@ -145,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._head_size = self._body_size = 0
         self._url, self._body = b"", []
-        self.expires = self._server.clock + READ_SECONDS
+        self.expires = self.server.clock + READ_SECONDS
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
@@ -214,7 +205,7 @@ class Connection(asyncio.Protocol):
             self._over_with(exchange)
             if not exchange.keep_alive:
                 self._close()
-            elif not self._going_on:
+            elif self._queue and not self._going_on:
                 self._go_on()
 
     # What the server calls
@@ -311,7 +302,7 @@ class Connection(asyncio.Protocol):
         self._answering = exchange
         self.expires = _NEVER
         try:
-            self._server.application(exchange)
+            self.server.application(exchange)
         except Exception:  # the application answers for its own errors: what comes here is a bug; log and go on
             log.exception("the gateway failed")
             self._transport.abort()
@@ -329,20 +320,20 @@ class Connection(asyncio.Protocol):
     def _over_with(self, exchange: Exchange) -> None:
         self._answering = exchange.abandoned = exchange.caught_up = None
         seconds = WRITE_SECONDS if self.behind else IDLE_SECONDS if self._reading is None else READ_SECONDS
-        self.expires = self._server.clock + seconds
-        self._server.ended(exchange)
+        self.expires = self.server.clock + seconds
+        self.server.ended(exchange)
 
     def _close(self) -> None:
         """Close when the client has read everything; give up on one that does not."""
         self._queue.clear()
         self._over = True
         if self._deaf:
-            self.expires = self._server.clock + LINGER_SECONDS
+            self.expires = self.server.clock + LINGER_SECONDS
             if not self._transport.is_closing() and self._transport.can_write_eof():  # TLS has no half-closed state
                 self._transport.write_eof()
         else:
             self._deaf = True
-            self.expires = self._server.clock + READ_SECONDS
+            self.expires = self.server.clock + READ_SECONDS
             self._transport.close()
 
 
