@@ -14,7 +14,7 @@ import pytest
 from gateway_place import Place
 
 from trimtab.gateway.routes import Entity, Template
-from trimtab.gateway.upstream import PAUSE_AT, EngineConnection, EngineGone
+from trimtab.gateway.upstream import EngineConnection
 
 ASK = b'{"input":"%s"}'
 
@@ -134,31 +134,29 @@ class Wire:
         return False
 
 
-def test_an_engine_waits_for_a_client_that_does_not_read() -> None:
+def test_an_engine_waits_while_it_is_told_to() -> None:
     wire, connection = Wire(), EngineConnection(Entity("m", 1, "h:1", Template()))
     connection.connection_made(cast(asyncio.Transport, wire))
-    connection.send(b"request")
+    heard: list[bytes] = []
+    connection.ask(b"request", lambda: heard.append(connection.take()))
     connection.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-    piece = b"%x\r\n%b\r\n" % (65536, bytes(65536))
-    for _ in range(PAUSE_AT // 65536 + 1):
-        connection.data_received(piece)
-    assert wire.calls == ["write", "pause_reading"]
-    assert len(asyncio.run(connection.chunk())) == PAUSE_AT + 65536
+    connection.pause()
+    connection.data_received(b"5\r\nabcde\r\n")  # was on its way already
+    connection.resume()
+    connection.data_received(b"0\r\n\r\n")
     assert wire.calls == ["write", "pause_reading", "resume_reading"]
+    assert (b"".join(heard), connection.complete, connection.reusable) == (b"abcde", True, True)
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc"])
 def test_an_engine_that_speaks_nonsense_or_half_an_answer_is_gone(said: bytes) -> None:
     connection = EngineConnection(Entity("m", 1, "h:1", Template()))
     connection.connection_made(cast(asyncio.Transport, Wire()))
-    connection.send(b"request")
+    told: list[bool] = []
+    connection.ask(b"request", lambda: told.append(connection.lost))
     connection.data_received(said)
     connection.connection_lost(None)
-
-    async def read() -> bytes:
-        await connection.status()
-        return await connection.body()
-
-    with pytest.raises(EngineGone):
-        asyncio.run(read())
+    assert told[-1]
+    assert not connection.complete
     assert not connection.open
+    assert "cut the connection" in str(connection.gone())

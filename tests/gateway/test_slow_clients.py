@@ -11,7 +11,8 @@ from contextlib import suppress
 import pytest
 
 from trimtab.gateway import server as server_module
-from trimtab.gateway.server import BODY_BYTES, HEAD_BYTES, QUEUE, WRITE_BUFFER, Connection, Exchange, Server
+from trimtab.gateway.exchange import Exchange
+from trimtab.gateway.server import BODY_BYTES, HEAD_BYTES, QUEUE, WRITE_BUFFER, Connection, Server
 
 HEAD = b"POST / HTTP/1.1\r\nhost: h\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
@@ -21,16 +22,21 @@ Dialled = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Dialled]]
 
 
-async def large(exchange: Exchange) -> None:
+def large(exchange: Exchange) -> None:
     """Answer with much."""
     exchange.reply(exchange.fault.status if exchange.fault else 200, LARGE)
 
 
-async def endless(exchange: Exchange) -> None:
-    """Stream for ever."""
+def endless(exchange: Exchange) -> None:
+    """Stream for ever, as fast as the client reads."""
+
+    def go_on() -> None:
+        while not exchange.behind:
+            exchange.send(LARGE)
+
+    exchange.caught_up = go_on
     exchange.start(b"", b"text/event-stream")
-    while True:
-        await exchange.send(LARGE)
+    go_on()
 
 
 def with_server(application: server_module.Application, scenario: Callable[[Server, Dial], Awaitable[None]]) -> None:
@@ -148,7 +154,7 @@ def test_a_stream_waits_for_its_reader_and_nobody_else_waits() -> None:
         _, slow = await dial()
         slow.transport.pause_reading()  # type: ignore[attr-defined]
         slow.write(GET)
-        await until(lambda: any(one._writable for one in server.connections))
+        await until(lambda: any(one.behind for one in server.connections))
         (connection,) = server.connections
         held = waiting(connection)
         assert held <= WRITE_BUFFER + 2 * len(LARGE)

@@ -21,13 +21,14 @@ from pathlib import Path
 import uvloop
 
 from trimtab import logs
-from trimtab.gateway.answer import Gateway, follow
-from trimtab.gateway.app import answer
+from trimtab.gateway.answer import follow
+from trimtab.gateway.app import answer, left
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.meter import Meter
 from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import RoutesFile
+from trimtab.gateway.rows import Gateway
 from trimtab.gateway.server import Server
 from trimtab.gateway.shadow import Shadows
 from trimtab.gateway.tls import Certificate
@@ -58,7 +59,7 @@ async def serve(options: argparse.Namespace) -> None:
     )
     try:
         follow(gateway)
-        server = Server(partial(answer, gateway))
+        server = Server(partial(answer, gateway), partial(left, gateway))
         following = asyncio.create_task(_follow(gateway, server, certificate))
         tls = certificate and certificate.context
         address = await server.listen(options.host, options.port, tls, options.share_port)

@@ -9,18 +9,19 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
-from trimtab.gateway import observing, openapi
-from trimtab.gateway.answer import Gateway, no_journal, question
+from trimtab.gateway import observing, openapi, request_ids
+from trimtab.gateway.answer import Caller, caller_of, question
+from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.exposition import CONTENT_TYPE, exposition
-from trimtab.gateway.keys import authenticate
-from trimtab.gateway.server import Exchange
+from trimtab.gateway.keys import Key, authenticate
+from trimtab.gateway.rows import Gateway, no_journal
 from trimtab.gateway.shapes import (
     Asked,
     Fault,
@@ -36,39 +37,62 @@ from trimtab.store.journal import FeedbackFrame
 
 log = logging.getLogger("trimtab.gateway")
 
-Action = Callable[[Gateway, Exchange, str], Awaitable[None]]
+Action = Callable[[Gateway, Exchange, str], None]
 
 
-async def answer(gateway: Gateway, exchange: Exchange) -> None:
+class _Known(NamedTuple):
+    """What was made of a head: good for as long as the key in it is."""
+
+    action: Action
+    key: Key | None
+    caller: Caller
+    good: Callable[[], bool]
+    """Whether the keys still say the same."""
+
+
+def answer(gateway: Gateway, exchange: Exchange) -> None:
     """Answer any request. Errors come in the envelope of the path; a bug is a 500, logged."""
-    request_id = secrets.token_hex(16)
+    request_id = request_ids.new()
     gateway.meter.arrived()
     try:
         if exchange.fault is not None:
             raise exchange.fault
-        exchange.key = authenticate(gateway.keys, exchange.path, exchange.headers)
-        await _action(exchange)(gateway, exchange, request_id)
+        known: _Known | None = exchange.head.known
+        if known is None or not known.good():
+            known = exchange.head.known = _know(gateway, exchange)
+        exchange.key = known.key
+        known.action(gateway, exchange, request_id)
     except Fault as fault:
         _reply_fault(exchange, request_id, fault)
     except Exception:
         log.exception("the gateway failed", extra={"request_id": request_id, "path": _label(exchange)})
         _reply_fault(exchange, request_id, Fault(500, "internal_error", "the gateway failed; its log says why"))
-    finally:
-        gateway.meter.left(_label(exchange), exchange.status)
 
 
-async def _ask(read: Callable[[bytes], Asked], gateway: Gateway, exchange: Exchange, request_id: str) -> None:
-    await question(gateway, exchange, request_id, read(exchange.body))
+def left(gateway: Gateway, exchange: Exchange) -> None:
+    """Count a request that was answered, or given up."""
+    gateway.meter.left(_label(exchange), exchange.status)
 
 
-async def _endpoint(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _know(gateway: Gateway, exchange: Exchange) -> _Known:
+    """Read a head. Raises Fault 400, 401, 403, 404 or 405."""
+    exchange.key, good = authenticate(gateway.keys, exchange.path, exchange.headers)
+    action = _action(exchange)
+    return _Known(action, exchange.key, caller_of(exchange), good)
+
+
+def _ask(read: Callable[[bytes], Asked], gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    question(gateway, exchange, exchange.head.known.caller, request_id, read(exchange.body))
+
+
+def _endpoint(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     """Databricks' path of an endpoint: its name is the model's, whatever the body says."""
     asked = invocations.asked(exchange.body)
     asked.named.model = unquote(exchange.path.split("/")[2])
-    await question(gateway, exchange, request_id, asked)
+    question(gateway, exchange, exchange.head.known.caller, request_id, asked)
 
 
-async def _feedback(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _feedback(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     at_ms = time.time_ns() // 1_000_000
     frames = [
         FeedbackFrame(
@@ -90,11 +114,11 @@ async def _feedback(gateway: Gateway, exchange: Exchange, request_id: str) -> No
     _reply_json(exchange, request_id, 202, {"feedback_ids": [frame.feedback_id for frame in frames]})
 
 
-async def _healthz(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _healthz(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     _reply_json(exchange, request_id, 200, {"status": "alive"})
 
 
-async def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     snapshot = gateway.routes.snapshot
     if snapshot is None or snapshot.champion is None:
         raise Fault(503, "no_champion", "no champion is routed yet")
@@ -107,15 +131,15 @@ async def _readyz(gateway: Gateway, exchange: Exchange, request_id: str) -> None
     _reply_json(exchange, request_id, 200, {"status": "ready", "champion": version})
 
 
-async def _metrics(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _metrics(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     exchange.reply(200, exposition(gateway.meter), content_type=CONTENT_TYPE)
 
 
-async def _models(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _models(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     _reply_json(exchange, request_id, 200, {"object": "list", "data": [*_served(gateway).values()]})
 
 
-async def _model(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _model(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     name, served = unquote(exchange.path.removeprefix("/v1/models/")), _served(gateway)
     if name not in served:
         raise Fault(404, "model_not_found", f"the model {name!r} does not exist here; see /v1/models", "model")
@@ -128,11 +152,11 @@ def _served(gateway: Gateway) -> dict[str, dict[str, Any]]:
     return {name: {"id": name, "object": "model", "created": 0, "owned_by": "trimtab"} for name in names}
 
 
-async def _openapi(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _openapi(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     exchange.reply(200, openapi.document(), b"x-request-id: %b\r\n" % request_id.encode())
 
 
-async def _root(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+def _root(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     if gateway.dashboard:
         location = b"x-request-id: %b\r\nlocation: %b\r\n" % (request_id.encode(), gateway.dashboard.encode())
         exchange.reply(307, b"", location)

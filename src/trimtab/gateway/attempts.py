@@ -47,6 +47,8 @@ class Trial:
     """The deadline, by the event loop's clock."""
     tried: list[Attempt] = field(default_factory=list)
     """Attempts that failed so far."""
+    failed: tuple[Exception, float] | None = None
+    """How the first attempt ended, and when (the event loop's clock) it began, when that was made already."""
 
 
 def answer(trial: Trial, first: Way, fallbacks: list[Entity]) -> Awaitable[None]:
@@ -70,7 +72,8 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
     loop, number, fresh = asyncio.get_running_loop(), 0, False
     while True:
         turnstile, begun = trial.pool.turnstile(way[0]), loop.time()
-        if rest := turnstile.shut(begun):
+        failed, trial.failed = trial.failed, None
+        if not failed and (rest := turnstile.shut(begun)):
             wait = last and rest <= trial.endpoint.max_wait and begun + rest < trial.until
             elsewhere = await _elsewhere(trial, rest if wait else 0.0)
             if elsewhere is None and not wait:
@@ -79,6 +82,9 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
             continue
         number += 1
         try:
+            if failed:
+                begun = failed[1]
+                raise failed[0]
             await trial.attempt(*way, fresh)
         except EngineGone as gone:
             fresh = True
@@ -94,7 +100,7 @@ async def _at(trial: Trial, way: Way, last: bool) -> None:
         except (Full, Fault) as error:
             fault = _refused(trial, way[0], turnstile, error, begun)
         except BaseException:
-            _gave_up(trial, way[0], turnstile, begun)
+            gave_up(trial, way[0], begun)
             raise
         else:
             turnstile.succeeded()
@@ -186,9 +192,9 @@ def _shut(trial: Trial, entity: Entity, rest: float) -> Fault:
     return fault
 
 
-def _gave_up(trial: Trial, entity: Entity, turnstile: Turnstile, begun: float) -> None:
+def gave_up(trial: Trial, entity: Entity, begun: float) -> None:
     """The request was cut: by the deadline, which speaks against the upstream, or by the client."""
-    now, endpoint = _now(), trial.endpoint
+    turnstile, now, endpoint = trial.pool.turnstile(entity), _now(), trial.endpoint
     if now < trial.until - CLOCK_SECONDS or trial.told():
         turnstile.gave_up()
         return

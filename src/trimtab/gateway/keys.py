@@ -16,6 +16,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -28,11 +30,16 @@ _SECRET = re.compile(rb"tt-([0-9a-f]{12})-[0-9a-f]{48}")
 _NOBODY = (bytes(32),)
 
 
-class Rate(msgspec.Struct, frozen=True):
+class Rate(msgspec.Struct, frozen=True, dict=True):
     """`count` in each `seconds`."""
 
     count: int
     seconds: int
+
+    @cached_property
+    def each_ns(self) -> int:
+        """ns in which there is room for one more; rounded up, so that a rate is never exceeded."""
+        return -(-self.seconds * 1_000_000_000 // self.count)
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -42,7 +49,7 @@ class Budget(msgspec.Struct, frozen=True):
     per: str
 
 
-class Key(msgspec.Struct, frozen=True):
+class Key(msgspec.Struct, frozen=True, dict=True):
     """A live key; mirrors `records.keys.LiveKey`. `slot` is its place in the ledger, `sha256` its secrets' hashes."""
 
     id: str
@@ -55,7 +62,7 @@ class Key(msgspec.Struct, frozen=True):
     tokens: Rate | None = None
     budgets: list[Budget] = []
 
-    @property
+    @cached_property
     def limited(self) -> bool:
         """Whether the ledger has to be asked at all."""
         return self.requests is not None or self.tokens is not None or bool(self.budgets)
@@ -96,35 +103,54 @@ class KeysFile:
 
     def find(self, secret: bytes) -> Key | None:
         """The key that a secret belongs to, unless it has expired."""
+        found = self.look_up(secret)
+        return found and found[0]
+
+    def look_up(self, secret: bytes) -> tuple[Key, Good] | None:
+        """The same, with what tells whether it is still so: a head that comes again is not hashed again."""
         shape = _SECRET.fullmatch(secret)
         public = shape.group(1) if shape else b""
         digest = hashlib.sha256(secret).digest()
         fitting = -1
         for place, known in enumerate(self._hashes.get(public, _NOBODY)):
             fitting = place if hmac.compare_digest(known, digest) else fitting
-        key = self._keys.get(public)
+        live = self._keys
+        key = live.get(public)
         if key is None or fitting < 0:
             return None
         until = key.until_ms[fitting]
-        return key if until is None or time.time() * 1000 < until else None
+
+        def good() -> bool:
+            return self._keys is live and (until is None or time.time() * 1000 < until)
+
+        return (key, good) if good() else None
 
 
-def authenticate(keys: KeysFile | None, path: str, headers: dict[bytes, bytes]) -> Key | None:
+Good = Callable[[], bool]
+"""Whether what `authenticate` found would be found again: the file is the same and the key has not expired."""
+
+
+def authenticate(keys: KeysFile | None, path: str, headers: dict[bytes, bytes]) -> tuple[Key | None, Good]:
     """The key of a request; None where none is asked for. Raises Fault 401 or 403. The one gate for every path."""
     if keys is None or path in OPEN_PATHS:
-        return None
+        return None, _always
     secret = _presented(headers)
     if not secret:
         raise _unknown("no API key was sent; send it as `Authorization: Bearer tt-…`", b"Bearer")
-    key = keys.find(secret)
-    if key is None:
+    found = keys.look_up(secret)
+    if found is None:
         raise _unknown("this API key is unknown, revoked or expired", b'Bearer error="invalid_token"')
+    key, good = found
     scope = scope_of(path)
     if scope not in key.scopes and "admin" not in key.scopes:
         message = f"{key.id} may not use {path}: it lacks the scope {scope}; create a key with --scope {scope}"
         challenge = b'www-authenticate: Bearer error="insufficient_scope", scope="%b"\r\n' % scope.encode()
         raise Fault(403, "insufficient_scope", message, headers=challenge)
-    return key
+    return key, good
+
+
+def _always() -> bool:
+    return True
 
 
 def scope_of(path: str) -> str:

@@ -31,7 +31,7 @@ SLOT_WORDS = 16
 GROW_SLOTS = 256
 SYNC_SECONDS = 1.0
 _TAG, _REQUESTS, _TOKENS, _REFUNDED, _SPENT = 0, 1, 2, 3, 4
-_PERIODS = {"hour": 0, "day": 1, "month": 2}
+_PLACES = {"hour": _SPENT, "day": _SPENT + 2, "month": _SPENT + 4}
 _SECOND = 1_000_000_000
 _WRAP = 2**62  # what was refunded is only ever compared, so it may start over
 
@@ -92,10 +92,11 @@ class Ledger:
                 return  # the file was begun anew meanwhile
             if key.tokens is not None:
                 self._settle_tokens(key.tokens, base, reserved, now, tokens)
+            more = nano_usd - reserved.nano_usd
             for budget, period in zip(key.budgets, reserved.periods, strict=False):
-                at = base + _SPENT + 2 * _PERIODS[budget.per]
-                current = words[at] == period
-                words[at + 1] += nano_usd - reserved.nano_usd if current else max(0, nano_usd - reserved.nano_usd)
+                at = base + _PLACES[budget.per]
+                if more > 0 or words[at] == period:
+                    words[at + 1] += more
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             if not self._dirty.is_set():
@@ -103,7 +104,7 @@ class Ledger:
 
     def spent(self, key: Key, budget: Budget, now: int) -> int:
         """Nano-USD spent and reserved in the period of a moment."""
-        at = self._slot(key) + _SPENT + 2 * _PERIODS[budget.per]
+        at = self._slot(key) + _PLACES[budget.per]
         words = self._words
         return words[at + 1] if words[at - at % SLOT_WORDS] == _tag(key.id) and words[at] >= _period(budget, now) else 0
 
@@ -129,38 +130,39 @@ class Ledger:
                 words[word] = 0
             words[base] = tag
         requests_full = tokens_full = 0
-        if key.requests is not None:
-            requests_full, wait = _take(words[base + _REQUESTS], now, key.requests, 1)
+        if (rate := key.requests) is not None:
+            requests_full, wait = _take(words[base + _REQUESTS], now, rate, 1)
             if wait != 0:
                 return Refused("requests", wait)
-        if key.tokens is not None:
-            tokens_full, wait = _take(words[base + _TOKENS], now, key.tokens, tokens)
+        if (rate := key.tokens) is not None:
+            tokens_full, wait = _take(words[base + _TOKENS], now, rate, tokens)
             if wait != 0:
                 return Refused("tokens", wait)
-        periods: list[int] = []
+        charged: list[tuple[int, int]] = []  # where, in which period
         for budget in key.budgets:
-            at, period = base + _SPENT + 2 * _PERIODS[budget.per], _period(budget, now)
-            period = max(period, words[at])
-            spent = words[at + 1] if words[at] == period else 0
-            if spent + nano_usd > budget.nano_usd:
+            at, period = base + _PLACES[budget.per], _period(budget, now)
+            spent, counted = nano_usd, words[at]
+            if counted >= period:
+                period, spent = counted, nano_usd + words[at + 1]
+            if spent > budget.nano_usd:
                 wait = None if nano_usd > budget.nano_usd else _period_end(budget, now) - now
                 return Refused(budget.per, wait)
-            periods.append(period)
+            charged.append((at, period))
         # Nothing is refused from here on. Killed in between, it has taken too much rather than too little.
-        for budget, period in zip(key.budgets, periods, strict=True):
-            at = base + _SPENT + 2 * _PERIODS[budget.per]
+        for at, period in charged:
             words[at + 1] = nano_usd + (words[at + 1] if words[at] == period else 0)
             words[at] = period
-        if key.requests is not None:
+        if requests_full:
             words[base + _REQUESTS] = requests_full
-        if key.tokens is not None:
+        if tokens_full:
             words[base + _TOKENS] = tokens_full
-        return Reserved(base, tokens, nano_usd, tuple(periods), requests_full, tokens_full, words[base + _REFUNDED])
+        periods = tuple([period for _, period in charged])
+        return Reserved(base, tokens, nano_usd, periods, requests_full, tokens_full, words[base + _REFUNDED])
 
     def _settle_tokens(self, rate: Rate, base: int, reserved: Reserved, now: int, tokens: int) -> None:
         """More than reserved is a debt, of two buckets at most. Less is given back, as far as the bucket has not
         refilled over it: a full one cannot hold the difference, or a later burst would be larger than the limit."""
-        words, each = self._words, _each(rate)
+        words, each = self._words, rate.each_ns
         owed = (tokens - reserved.tokens) * each
         if owed > 0:
             full_at = max(words[base + _TOKENS], now) + owed
@@ -207,9 +209,11 @@ def _take(full_at: int, now: int, rate: Rate, amount: int) -> tuple[int, int | N
     The bucket holds `count` and gains `count` in each `seconds`. A level beyond one that could be owed honestly comes
     from a clock that was set back; it is cut.
     """
-    each = _each(rate)
+    each = rate.each_ns
     size = rate.count * each
-    level = min(max(full_at, now), now + 2 * size) + amount * each - now
+    level = amount * each
+    if full_at > now:
+        level += min(full_at - now, 2 * size)
     if amount > rate.count:
         return full_at, None
     return (now + level, 0) if level <= size else (full_at, level - size)
@@ -217,12 +221,7 @@ def _take(full_at: int, now: int, rate: Rate, amount: int) -> tuple[int, int | N
 
 def left(rate: Rate, full_at: int, now: int) -> int:
     """How much a bucket holds."""
-    return max(0, rate.count - -(-max(0, full_at - now) // _each(rate)))
-
-
-def _each(rate: Rate) -> int:
-    """ns in which a bucket gains one; rounded up, so that a rate is never exceeded."""
-    return -(-rate.seconds * _SECOND // rate.count)
+    return max(0, rate.count + (now - full_at) // rate.each_ns) if full_at > now else rate.count
 
 
 @lru_cache(4096)

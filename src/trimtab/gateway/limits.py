@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from trimtab.gateway.keys import Key, Rate
 from trimtab.gateway.ledger import Ledger, Refused, Reserved, left
-from trimtab.gateway.routes import Entity, Snapshot
+from trimtab.gateway.routes import OUTPUT_LIMITS, Entity, Snapshot
 from trimtab.gateway.shapes import Asked, Fault
 from trimtab.gateway.stream import Usage
 from trimtab.providers.prices import cost
@@ -21,7 +21,6 @@ from trimtab.providers.prices import cost
 BYTES_A_TOKEN = 4
 UNBOUNDED_OUTPUT = 4096
 """Tokens of an answer that is reserved for when neither the request nor the version limits its length."""
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 class _Question(Protocol):
@@ -46,17 +45,22 @@ NOTHING = Admitted()
 
 def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Snapshot | None) -> Admitted:
     """Reserve what a request may need. Raises Fault 429 when its key may not have it now, 503 when nobody can say."""
-    key, entities = exchange.key, snapshot.answering() if snapshot is not None else []
+    key, entities = exchange.key, snapshot.answering if snapshot is not None else []
     if key is None or ledger is None or not key.limited or not entities:
         return Admitted(key, prompt=len(exchange.body) // BYTES_A_TOKEN)
     prompt = tokens = nano_usd = 0
+    size, conversations, output = len(exchange.body), len(asked.conversations) or 1, _output(asked)
     for entity in entities:  # whichever will answer
-        need = _needs(entity, asked, len(exchange.body))
-        if key.budgets and need.nano_usd is None:
+        text = size + conversations * entity.prompt_bytes
+        answer = conversations * output[0] * _longest(entity, output[1])
+        if (price := entity.price) is not None:
+            nano_usd = max(nano_usd, text * entity.dearest + answer * price.output)
+        elif key.budgets:
             raise Fault(
                 503, "no_price", f"{key.id} has a budget, and what the model costs is not known: set model.price"
             )
-        prompt, tokens, nano_usd = max(prompt, need.prompt), max(tokens, need.tokens), max(nano_usd, need.nano_usd or 0)
+        prompt = max(prompt, text // BYTES_A_TOKEN)
+        tokens = max(tokens, text // BYTES_A_TOKEN + answer)
     now = time.time_ns()
     try:
         reserved = ledger.reserve(key, now, tokens, nano_usd)
@@ -95,36 +99,20 @@ def release(ledger: Ledger | None, admitted: Admitted, tokens: int = 0, nano_usd
         ledger.settle(admitted.key, admitted.reserved, time.time_ns(), tokens, nano_usd)
 
 
-class _Need(NamedTuple):
-    prompt: int
-    tokens: int
-    nano_usd: int | None
-
-
-def _needs(entity: Entity, asked: Asked, size: int) -> _Need:
-    """What a request needs on one version: its own text and the version's, as often as there are conversations."""
-    rows, template = max(1, len(asked.conversations)), entity.template
-    text = size + rows * sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
-    output = rows * (asked.sampling.get("n") or 1) * _longest(entity, asked)
-    prompt = text // BYTES_A_TOKEN
-    price = entity.price
-    if price is None:
-        return _Need(prompt, prompt + output, None)
-    dearest = max(price.input, price.cached_input, price.cache_write)
-    return _Need(prompt, prompt + output, text * dearest + output * price.output)
-
-
-def _longest(entity: Entity, asked: Asked) -> int:
-    """Tokens of the longest answer: as the client limits it, else as the version does; an embedding has none."""
+def _output(asked: Asked) -> tuple[int, int | None]:
+    """How many answers a conversation gets, and how many tokens each may have as the client says; none is a vector."""
     if asked.operation == "embeddings":
-        return 0
-    for name in _OUTPUT_LIMITS:
-        if (limit := asked.sampling.get(name)) is not None:
-            return limit
-    for name in _OUTPUT_LIMITS:
-        if (raw := entity.template.params.get(name)) is not None:
-            return int(bytes(raw))
-    return UNBOUNDED_OUTPUT
+        return 0, 0
+    sampling = asked.sampling
+    said = (sampling[name] for name in OUTPUT_LIMITS if sampling.get(name) is not None)
+    return sampling.get("n") or 1, next(said, None)
+
+
+def _longest(entity: Entity, said: int | None) -> int:
+    """Tokens of the longest answer: as the client limits it, else as the version does."""
+    if said is not None:
+        return said
+    return UNBOUNDED_OUTPUT if entity.longest is None else entity.longest
 
 
 def _refusal(key: Key, refused: Refused, tokens: int, headers: bytes) -> Fault:
@@ -165,7 +153,7 @@ def _lines(what: bytes, rate: Rate, full_at: int, now: int) -> bytes:
         what,
         left(rate, full_at, now),
         what,
-        _duration(max(0, full_at - now)),
+        _duration(full_at - now if full_at > now else 0),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from trimtab.gateway.meter import Meter
 from trimtab.gateway.routes import Entity, Route
-from trimtab.gateway.server import Exchange
+from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.stream import Usage
 from trimtab.store.journal import Opened
 
@@ -68,8 +68,13 @@ def refused(request_id: str, path: str, status: int, code: str) -> None:
         log.warning("request refused", extra={"request_id": request_id, "path": path, "status": status, "code": code})
 
 
-def server_timing(row: Row, total: float) -> bytes:
-    """The `Server-Timing` header of an answer whose `total` seconds are known (W3C Server Timing; durations in ms)."""
+def time_split(row: Row, total: float) -> bytes:
+    """The header lines that say where the `total` seconds of an answer went: ours, and Server-Timing as W3C has it,
+    whose durations are ms."""
     engine, journal = row.engine_seconds * 1000, row.journal_seconds * 1000
-    rest = max(0.0, total * 1000 - engine - journal)
-    return b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (rest, engine, journal)
+    added = total * 1000 - engine
+    return (
+        b"x-trimtab-overhead-ms: %.3f\r\n"
+        b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n"
+        % (added, max(0.0, added - journal), engine, journal)
+    )

@@ -27,10 +27,21 @@ class Pool:
 
     def turnstile(self, entity: Entity) -> Turnstile:
         """The places, queue and breaker of an upstream."""
-        found = self._turnstiles.get(_key(entity))
+        found = self._turnstiles.get(entity.place)
         if found is None:
-            found = self._turnstiles[_key(entity)] = Turnstile(*self._limits)
+            found = self._turnstiles[entity.place] = Turnstile(*self._limits)
         return found
+
+    def at_once(self, entity: Entity) -> EngineConnection | None:
+        """A kept connection, when nothing speaks against asking now; None: see `acquire`."""
+        turnstile = self.turnstile(entity)
+        if turnstile.troubled or not (connection := self._kept(entity.address)):
+            return None
+        if not turnstile.free():
+            self._idle[entity.address].append(connection)
+            return None
+        connection.entity, connection.turnstile, connection.since = entity, turnstile, time.perf_counter()
+        return connection
 
     async def acquire(self, entity: Entity, fresh: bool = False) -> EngineConnection:
         """A connection with a place at its upstream, a new one if `fresh`.
@@ -42,7 +53,7 @@ class Pool:
             await turnstile.enter()
         since = time.perf_counter()
         try:
-            connection = self._kept(entity.address, fresh) or await _connected(entity)
+            connection = (not fresh and self._kept(entity.address)) or await _connected(entity)
         except BaseException:
             turnstile.leave(time.perf_counter() - since)
             raise
@@ -51,6 +62,7 @@ class Pool:
 
     def release(self, connection: EngineConnection) -> None:
         """Give a connection back. It is cut when its response did not come whole or its engine is no longer routed."""
+        connection.forget()
         if connection.turnstile is not None:
             connection.turnstile.leave(time.perf_counter() - connection.since)
         if connection.reusable and connection.open and connection.address in self._wanted:
@@ -69,22 +81,17 @@ class Pool:
         self._limits = (snapshot.endpoint.concurrency, snapshot.endpoint.queue)
         for turnstile in self._turnstiles.values():
             turnstile.resize(*self._limits)
-        gone = self._turnstiles.keys() - {_key(entity) for entity in entities}
+        gone = self._turnstiles.keys() - {entity.place for entity in entities}
         for key in [key for key in gone if self._turnstiles[key].empty]:
             del self._turnstiles[key]
 
-    def _kept(self, address: str, fresh: bool) -> EngineConnection | None:
-        idle = self._idle.get(address, [])
-        while idle and not fresh:
+    def _kept(self, address: str) -> EngineConnection | None:
+        idle = self._idle.get(address)
+        while idle:
             connection = idle.pop()
             if connection.open:
                 return connection
         return None
-
-
-def _key(entity: Entity) -> str:
-    """Two models of one provider are two upstreams: their limits are their own."""
-    return f"{entity.name}@{entity.address}"
 
 
 async def _connected(entity: Entity) -> EngineConnection:

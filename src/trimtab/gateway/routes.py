@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,10 @@ Route = Literal["champion", "canary", "fallback", "shadow"]
 log = logging.getLogger("trimtab.gateway")
 
 
+OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""What APIs call the limit on an answer's length."""
+
+
 class Template(msgspec.Struct, frozen=True):
     """The engine request without the user's messages, kept as the JSON it came in: it is only ever copied."""
 
@@ -28,8 +33,8 @@ class Template(msgspec.Struct, frozen=True):
     params: dict[str, msgspec.Raw] = {}
 
 
-class Entity(msgspec.Struct, frozen=True):
-    """One version on one engine; mirrors `records.gateway.ServedEntity`."""
+class Entity(msgspec.Struct, frozen=True, dict=True):
+    """One version on one engine; mirrors `records.gateway.ServedEntity`. What follows from it is worked out once."""
 
     model: str
     version: int
@@ -50,10 +55,43 @@ class Entity(msgspec.Struct, frozen=True):
         if not host or not port.isdecimal():
             raise ValueError(f"address must be host:port, not {self.address!r}")
 
-    @property
+    @cached_property
     def upstream(self) -> str:
         """What errors and rows call it."""
         return self.name or f"{self.model}/{self.version}"
+
+    @cached_property
+    def place(self) -> str:
+        """Whose turnstile a request passes: two models of one provider have limits of their own."""
+        return f"{self.name}@{self.address}"
+
+    @cached_property
+    def heads(self) -> dict[str, bytes]:
+        """The heads of requests to it, by path (`upstream`)."""
+        return {}
+
+    @cached_property
+    def shown(self) -> bytes:
+        """How the header lines of an answer name it, up to the route."""
+        return b"x-trimtab-version: %b\r\nx-trimtab-route: " % f"{self.model}/{self.version}".encode("ascii", "replace")
+
+    @cached_property
+    def prompt_bytes(self) -> int:
+        """Bytes of the version's own part of every request."""
+        template = self.template
+        return sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
+
+    @cached_property
+    def longest(self) -> int | None:
+        """Tokens of its longest answer, where the version limits it."""
+        limits = (self.template.params.get(name) for name in OUTPUT_LIMITS)
+        return next((int(bytes(raw)) for raw in limits if raw is not None), None)
+
+    @cached_property
+    def dearest(self) -> int:
+        """Nano-USD for a token of the prompt, at most; of an entity with a price."""
+        price = self.price
+        return 0 if price is None else max(price.input, price.cached_input, price.cache_write)
 
 
 class Shadow(msgspec.Struct, frozen=True):
@@ -81,7 +119,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     shadow: Shadow | None = None
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, dict=True):
     """Everything one request needs to know about routing; mirrors `records.gateway.Routes`."""
 
     model: str
@@ -93,13 +131,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     fallback: list[Entity] = []
     shadow: Entity | None = None
 
+    @cached_property
+    def names(self) -> frozenset[str | None]:
+        """What a request may call the model."""
+        return frozenset({None, "", self.model, f"{self.model}@champion"})
+
+    @cached_property
     def answering(self) -> list[Entity]:
         """The versions that may answer a caller."""
         return [entity for entity in (self.champion, self.canary, *self.fallback) if entity is not None]
 
     def entities(self) -> list[Entity]:
         """The versions that may be asked."""
-        return [*self.answering(), *([self.shadow] if self.shadow is not None else [])]
+        return [*self.answering, *([self.shadow] if self.shadow is not None else [])]
 
 
 _decode = msgspec.json.Decoder(Snapshot).decode
@@ -130,6 +174,7 @@ class RoutesFile:
         return True
 
 
+@lru_cache(4096)
 def bucket(model: str, caller: str) -> float:
     """Where a caller stands between 0 and 100, evenly spread and for ever the same for this model."""
     digest = blake2b(caller.encode(errors="surrogatepass"), digest_size=8, salt=_salt(model)).digest()

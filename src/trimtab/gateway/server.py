@@ -2,7 +2,7 @@
 
 The boundary: sockets, framing, limits and timeouts are here; what a request means is the application's. Requests on
 one connection are answered in order. The application never sees a request that broke a limit as a request: it gets
-an `Exchange` whose `fault` says what to answer.
+an `Exchange` whose `fault` says what to answer. Nothing here waits: a task is for what has to (`attempts`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
+from collections.abc import Callable
 from typing import cast
 
 import httptools
 
-from trimtab.gateway.keys import Key
+from trimtab.gateway.exchange import Exchange, Head
+from trimtab.gateway.heads import Remembered
 from trimtab.gateway.shapes import Fault
 
 HEAD_BYTES = 32 * 1024
@@ -41,123 +41,36 @@ WRITE_BUFFER = 256 * 1024
 
 log = logging.getLogger("trimtab.gateway")
 
-JSON = b"application/json"
+_NEVER = float("inf")
+
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class Exchange:
-    """One request, and the only way to answer it."""
-
-    __slots__ = (
-        "_connection",
-        "at",
-        "body",
-        "chunked",
-        "fault",
-        "headers",
-        "keep_alive",
-        "key",
-        "method",
-        "path",
-        "peer",
-        "started",
-        "status",
-    )
-
-    def __init__(self, connection: Connection, peer: str) -> None:
-        self._connection = connection
-        self.peer = peer
-        self.method = self.path = ""
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.fault: Fault | None = None
-        self.key: Key | None = None  # whose request it is, once that was checked
-        self.keep_alive = False
-        self.started = False
-        self.chunked = True  # False for a client of HTTP/1.0: its answer ends with the connection
-        self.at = 0.0  # perf_counter when it was whole
-        self.status = 0  # of the answer, once there is one
-
-    @property
-    def hung_up(self) -> bool:
-        """Whether the client is gone."""
-        return self._connection.lost
-
-    def aside(self) -> Exchange:
-        """The same request once more, for what is done with it after it was answered: nothing may be sent on it."""
-        copy = Exchange(self._connection, self.peer)
-        copy.method, copy.path, copy.headers, copy.body = self.method, self.path, self.headers, self.body
-        copy.at = time.perf_counter()
-        return copy
-
-    def reply(self, status: int, body: bytes, headers: bytes = b"", content_type: bytes = JSON) -> None:
-        """Send a whole answer. `headers` are complete lines."""
-        head = self._head(status, content_type, headers) + b"content-length: %d\r\n\r\n" % len(body)
-        self._connection.write(head if self.method == "HEAD" else head + body)
-
-    def start(self, headers: bytes, content_type: bytes) -> None:
-        """Begin a streamed answer with status 200. A client of HTTP/1.0 gets it unframed."""
-        self.started = True
-        framing = b"transfer-encoding: chunked\r\n\r\n" if self.chunked else b"\r\n"
-        self._connection.write(self._head(200, content_type, headers) + framing)
-
-    async def send(self, data: bytes) -> None:
-        """Send a piece of a streamed answer; waits while the client does not read."""
-        self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
-        await self._connection.drain()
-
-    def end(self, data: bytes, whole: bool = True) -> None:
-        """Send the last piece. Not `whole`: the stream is left open-ended, so that the client cannot mistake it."""
-        if self.chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) + (b"0\r\n\r\n" if whole else b"")
-        self.keep_alive = self.keep_alive and whole
-        self._connection.write(data)
-
-    def _head(self, status: int, content_type: bytes, headers: bytes) -> bytes:
-        self.status = status
-        self.keep_alive = self.keep_alive and not self._connection.draining
-        return b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: %b\r\n%b%b" % (
-            status,
-            _REASONS.get(status, b"Unknown"),
-            self._connection.date,
-            content_type,
-            headers,
-            b"" if self.keep_alive else b"connection: close\r\n",
-        )
-
-
-Application = Callable[[Exchange], Awaitable[None]]
+Application = Callable[[Exchange], None]
+"""Answers a request, now or later; see `exchange`."""
+Ended = Callable[[Exchange], None]
+"""Told once of each exchange that was answered or given up."""
 
 
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self.server = server
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
+        self._remembered = Remembered()
         self._queue: deque[Exchange] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._peer = ""
-        self._reading: Exchange | None = None
-        self._head_done = self._deaf = self._paused = False
+        self._answering: Exchange | None = None
+        self._reading: Head | None = None
+        self._head_done = self._deaf = self._over = self._paused = self._going_on = False
         self._head_size = self._body_size = self._raw_size = 0
         self._url = b""
         self._body: list[bytes] = []
-        self.lost = False
+        self._last: Exchange | None = None  # what the parser has completed since it was fed last
+        self.peer = ""
+        self.lost = self.behind = False
         self.expires = 0.0
-
-    @property
-    def draining(self) -> bool:
-        """Whether the gateway is about to stop."""
-        return self._server.draining
-
-    @property
-    def date(self) -> bytes:
-        """Now, for the Date header; to the second."""
-        return self._server.date
 
     # What asyncio calls
 
@@ -166,14 +79,20 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but inheritance
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
-        self.expires = self._server.now() + IDLE_SECONDS
-        self._server.connections.add(self)
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.expires = self.server.clock + IDLE_SECONDS
+        self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. After a refusal they are thrown away."""
         if self._deaf:
             return
+        remembered, fresh = self._remembered, self._reading is None
+        if fresh and (head := remembered.head) is not None:
+            body = remembered.body_of(data, BODY_BYTES)
+            if body is not None:
+                self._take(Exchange(self, head, body))
+                return
         self._raw_size += len(data)
         try:
             self._feed(data)
@@ -184,34 +103,40 @@ class Connection(asyncio.Protocol):
             self._refuse(_invalid(str(error)))
         else:
             self._check_unfinished()
+            if fresh and self._last is not None:
+                remembered.learn(data, self._last.head, self._last.body)
+        finally:
+            self._last = None  # it refers to us
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was being done for it stops."""
         self.lost = True
         del self._parser  # the two hold each other, and would both wait for a garbage collection that is rare here
-        self._server.connections.discard(self)
-        if self._task is not None:
-            self._task.cancel()
+        self.server.connections.discard(self)
+        self._queue.clear()
+        self.cut()
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
-        self._writable = asyncio.get_running_loop().create_future()
+        self.behind = True
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        self.behind = False
+        if self._answering is None:
+            self._go_on()
+        elif self._answering.caught_up is not None:
+            self._answering.caught_up()
 
     # What httptools calls
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        self._reading = Exchange(self, self._peer)
+        self._reading = Head()
         self._head_done = False
         self._head_size = self._body_size = 0
         self._url, self._body = b"", []
-        self.expires = self._server.now() + READ_SECONDS
+        self.expires = self.server.clock + READ_SECONDS
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
@@ -232,20 +157,20 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Line and headers are whole."""
-        exchange = self._reading
-        assert exchange is not None  # noqa: S101 (on_message_begin came first)
+        head = self._reading
+        assert head is not None  # noqa: S101 (on_message_begin came first)
         self._head_done = True
-        exchange.method = self._parser.get_method().decode("ascii")
-        exchange.path = self._url.partition(b"?")[0].decode("latin-1")
-        _check_framing(self._parser.get_http_version(), exchange.headers)
+        head.method = self._parser.get_method().decode("ascii")
+        head.path = self._url.partition(b"?")[0].decode("latin-1")
+        _check_framing(self._parser.get_http_version(), head.headers)
         if self._parser.should_upgrade():
-            if exchange.method == "CONNECT":
+            if head.method == "CONNECT":
                 raise _invalid("this is no proxy to CONNECT through")
             return  # it comes again, without
-        if int(exchange.headers.get(b"content-length", b"0")) > BODY_BYTES:
+        if int(head.headers.get(b"content-length", b"0")) > BODY_BYTES:
             raise _too_large()
-        if exchange.headers.get(b"expect", b"").lower() == b"100-continue" and self._task is None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if head.headers.get(b"expect", b"").lower() == b"100-continue" and self._answering is None:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -258,13 +183,14 @@ class Connection(asyncio.Protocol):
         """The request is whole. Only here does the parser know whether the connection stays open."""
         if self._parser.should_upgrade():
             return
-        exchange = self._reading
-        assert exchange is not None  # noqa: S101 (on_message_begin came first)
+        head = self._reading
+        assert head is not None  # noqa: S101 (on_message_begin came first)
         self._reading, self._raw_size = None, 0
-        exchange.chunked = self._parser.get_http_version() != "1.0"
-        exchange.keep_alive = self._parser.should_keep_alive() and exchange.chunked
-        exchange.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._take(exchange)
+        head.chunked = self._parser.get_http_version() != "1.0"
+        head.keep_alive = self._parser.should_keep_alive() and head.chunked
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._last = Exchange(self, head, body)
+        self._take(self._last)
 
     # What exchanges call
 
@@ -273,18 +199,22 @@ class Connection(asyncio.Protocol):
         if not self.lost:
             self._transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait until the client has read enough."""
-        if self._writable is not None:
-            await self._writable
+    def answered(self, exchange: Exchange) -> None:
+        """An exchange sent its last byte."""
+        if self._answering is exchange:
+            self._over_with(exchange)
+            if not exchange.keep_alive:
+                self._close()
+            elif self._queue and not self._going_on:
+                self._go_on()
 
     # What the server calls
 
     def expire(self) -> None:
         """Too long idle, too long reading, or too long closing."""
-        if self._task is not None:
-            self.expires = float("inf")  # the application has a deadline of its own; reading goes on behind it
-        elif self._deaf:
+        if self._answering is not None:
+            self.expires = _NEVER  # the application has a deadline of its own; reading goes on behind it
+        elif self._deaf or self.behind:
             self._transport.abort()
         elif self._reading is not None:
             self._refuse(Fault(408, "request_timeout", f"the request did not come whole within {READ_SECONDS:g} s"))
@@ -293,13 +223,18 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close, unless an answer is in progress."""
-        if not self._deaf and (self._task is None or self._task.done()):
+        if not self._deaf and self._answering is None and not self._queue:
             self._close()
 
     def cut(self) -> None:
         """Stop the answer in progress."""
-        if self._task is not None:
-            self._task.cancel()
+        exchange = self._answering
+        if exchange is not None:
+            abandoned = exchange.abandoned
+            self._over_with(exchange)
+            if abandoned is not None:
+                abandoned()
+            self._close()
 
     # Inside
 
@@ -321,11 +256,11 @@ class Connection(asyncio.Protocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        exchange = self._reading
-        assert exchange is not None  # noqa: S101 (its head was just read)
-        lines = b"".join(b"%b: %b\r\n" % line for line in exchange.headers.items() if line[0] != b"upgrade")
+        head = self._reading
+        assert head is not None  # noqa: S101 (it was just read)
+        lines = b"".join(b"%b: %b\r\n" % line for line in head.headers.items() if line[0] != b"upgrade")
         version = self._parser.get_http_version().encode()
-        return b"%b %b HTTP/%b\r\n%b\r\n" % (exchange.method.encode(), self._url, version, lines)
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (head.method.encode(), self._url, version, lines)
 
     def _grow_head(self, size: int) -> None:
         self._head_size += size
@@ -343,75 +278,75 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, fault: Fault) -> None:
         """Answer with an error, after the answers to earlier requests, and hear nothing more."""
-        exchange = self._reading or Exchange(self, self._peer)
-        exchange.path = exchange.path or self._url.partition(b"?")[0].decode("latin-1")
-        exchange.fault, exchange.keep_alive = fault, False
+        head = self._reading or Head()
+        head.path = head.path or self._url.partition(b"?")[0].decode("latin-1")
+        head.keep_alive = False
+        exchange = Exchange(self, head, b"")
+        exchange.fault = fault
         self._reading, self._deaf = None, True
         self._take(exchange)
 
     def _take(self, exchange: Exchange) -> None:
-        exchange.at = time.perf_counter()
+        """Answer now, or when its turn comes."""
+        if self._over:
+            return  # the answer before it closed the connection
+        if self._answering is None and not self.behind and not self._queue:
+            self._begin(exchange)
+            return
         self._queue.append(exchange)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work())
-            self.expires = float("inf")
-        elif len(self._queue) > QUEUE and not self._paused:
+        if len(self._queue) > QUEUE and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
-    async def _work(self) -> None:
-        """Answer what is queued, in order."""
-        while self._queue:
-            exchange = self._queue.popleft()
-            try:
-                await self._server.application(exchange)
-            except Exception:  # the application answers for its own errors: what comes here is a bug; log and go on
-                log.exception("the gateway failed")
-                self._transport.abort()
-                return
-            if not exchange.keep_alive:
-                self._task = None
-                self._close()
-                return
-            if self._writable is not None and not await self._caught_up():
-                return
-        self._task = None
-        self.expires = self._server.now() + (IDLE_SECONDS if self._reading is None else READ_SECONDS)
-        if self._paused:
+    def _begin(self, exchange: Exchange) -> None:
+        self._answering = exchange
+        self.expires = _NEVER
+        try:
+            self.server.application(exchange)
+        except Exception:  # the application answers for its own errors: what comes here is a bug; log and go on
+            log.exception("the gateway failed")
+            self._transport.abort()
+
+    def _go_on(self) -> None:
+        """Answer what is queued, in order, for as long as the client takes the answers."""
+        self._going_on = True
+        while self._queue and self._answering is None and not self.behind:
+            self._begin(self._queue.popleft())
+        self._going_on = False
+        if self._paused and not self._queue and not self._over:
             self._paused = False
             self._transport.resume_reading()
 
-    async def _caught_up(self) -> bool:
-        """Wait until the client has read enough to be worth another answer; False when it was let go."""
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await self.drain()
-        except TimeoutError:
-            self._transport.abort()
-            return False
-        return True
+    def _over_with(self, exchange: Exchange) -> None:
+        self._answering = exchange.abandoned = exchange.caught_up = None
+        seconds = WRITE_SECONDS if self.behind else IDLE_SECONDS if self._reading is None else READ_SECONDS
+        self.expires = self.server.clock + seconds
+        self.server.ended(exchange)
 
     def _close(self) -> None:
         """Close when the client has read everything; give up on one that does not."""
         self._queue.clear()
+        self._over = True
         if self._deaf:
-            self.expires = self._server.now() + LINGER_SECONDS
+            self.expires = self.server.clock + LINGER_SECONDS
             if not self._transport.is_closing() and self._transport.can_write_eof():  # TLS has no half-closed state
                 self._transport.write_eof()
         else:
             self._deaf = True
-            self.expires = self._server.now() + READ_SECONDS
+            self.expires = self.server.clock + READ_SECONDS
             self._transport.close()
 
 
 class Server:
     """The listening socket and its connections."""
 
-    def __init__(self, application: Application) -> None:
-        self.application = application
+    def __init__(self, application: Application, ended: Ended = lambda exchange: None) -> None:
+        self.application, self.ended = application, ended
         self.connections: set[Connection] = set()
         self.draining = False
         self.date = b""
+        self.clock = 0.0
+        """The event loop's time, to the second: what connections measure their limits with."""
         self.now = asyncio.get_running_loop().time
         self._tick()
 
@@ -449,8 +384,8 @@ class Server:
     def _tick(self) -> None:
         """Once a second: one clock for all connections, instead of a timer for each request."""
         asyncio.get_running_loop().call_later(1.0, self._tick)
-        now = self.now()
-        self.date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()
+        now = self.clock = self.now()
+        self.date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
         for connection in [c for c in self.connections if c.expires < now]:
             connection.expire()
 

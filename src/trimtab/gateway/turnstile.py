@@ -91,6 +91,11 @@ class Turnstile:
 
     # The breaker
 
+    @property
+    def troubled(self) -> bool:
+        """Whether `shut` has to be asked at all."""
+        return self._resting_until > 0
+
     def shut(self, now: float) -> float:
         """Seconds it is not to be asked; 0: it may be. Behind a row of failures, one request at a time may try."""
         if not self._resting_until:

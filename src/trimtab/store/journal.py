@@ -22,12 +22,12 @@ import re
 import struct
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import msgspec
 
@@ -37,6 +37,7 @@ ABORTED_STATUS = 502
 """Status of a row whose gateway died: what a proxy in front reports then. Not 499: the client did not give up."""
 
 _HEADER = struct.Struct("<II")
+_pack_header = _HEADER.pack_into
 _MAYBE_BODY = re.compile(rb"[\x01-\x03][\x90-\x9f\xdc]")
 """How a body begins: the kind, then MessagePack's marker of an array."""
 
@@ -130,6 +131,8 @@ class Journal:
         self._done: deque[int] = deque()  # descriptors that the thread may sync and close
         self._fault: OSError | None = None
         self._dirty, self._stop = threading.Event(), threading.Event()
+        self._synced = True  # False from a first frame until the thread goes to sync it
+        self._buffer = bytearray()
         self._started = 0
         self._fd = -1
         self.written = self.refused = 0
@@ -168,11 +171,14 @@ class Journal:
             self.refused += 1
             self._size = self._segment_bytes  # what the kernel failed to sync stays behind in its own segment
             raise fault
-        data = _frame_bytes(kind, frame)
+        data = _frame_bytes(kind, frame, self._buffer)
+        size = len(data)
         if self._size >= self._segment_bytes:
             self._new_segment()
         try:
-            _write_all(self._fd, data)
+            written = os.write(self._fd, data)
+            if written < size:
+                _write_all(self._fd, data[written:])
         except OSError:
             self.refused += 1
             try:
@@ -180,16 +186,19 @@ class Journal:
             except OSError:
                 self._size = self._segment_bytes  # half a frame is a good end of a segment, not a good middle
             raise
-        self._size += len(data)
-        self.written += len(data)
-        if not self._dirty.is_set():
-            self._dirty.set()
+        self._size += size
+        self.written += size
+        if not self._synced:
+            return
+        self._synced = False
+        self._dirty.set()
 
     def _new_segment(self) -> None:
         previous = self._fd
         self._started = max(time.time_ns(), self._started + 1)
         self._fd = _create(self._folder, self._started)
         self._waiting[self._fd], self._size = 0, 0
+        self._buffer = bytearray()  # it has the room of the longest frame so far
         if previous >= 0:
             self._let_go(previous)
 
@@ -204,8 +213,11 @@ class Journal:
         """Only this thread closes descriptors: none can vanish under its fdatasync."""
         while True:
             self._dirty.wait()
-            closing = self._stop.wait(self._sync_interval)
+            if not self._stop.is_set():
+                time.sleep(self._sync_interval)
             self._dirty.clear()
+            self._synced = True
+            closing = self._stop.is_set()  # asked behind the clearing: `close` sets both, and must not be missed
             for fd in [*self._waiting]:
                 self._sync_one(fd)
             if closing:
@@ -318,7 +330,7 @@ def _close_open_rows(path: Path, fd: int) -> int:
     if status.st_size > end:
         os.ftruncate(fd, end)
     for row in still_open.values():
-        _write_all(fd, _frame_bytes(2, _aborted(row, last_sign_of_life_ms=status.st_mtime_ns // 1_000_000)))
+        _write_all(fd, _frame_bytes(2, _aborted(row, last_sign_of_life_ms=status.st_mtime_ns // 1_000_000), bytearray()))
     os.fdatasync(fd)
     return len(still_open)
 
@@ -338,14 +350,14 @@ def _aborted(row: Opened, last_sign_of_life_ms: int) -> Closed:
     )
 
 
-def _frame_bytes(kind: int, frame: Frame) -> bytearray:
-    data = bytearray(9)
-    data[8] = kind
+def _frame_bytes(kind: int, frame: Frame, data: bytearray) -> bytearray:
+    """A frame, written into `data`, whose room is used again."""
     try:
         _encode_into(frame, data, 9)
     except (OverflowError, TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"a {type(frame).__name__} cannot be written: {error}") from error
-    _HEADER.pack_into(data, 0, len(data) - 8, zlib.crc32(memoryview(data)[8:]))
+    data[8] = kind
+    _pack_header(data, 0, len(data) - 8, crc32(memoryview(data)[8:]))
     return data
 
 
@@ -355,7 +367,7 @@ def _body_at(view: memoryview, position: int) -> memoryview | None:
         return None
     length, crc = _HEADER.unpack_from(view, position)
     body = view[position + 8 : position + 8 + length]
-    return body if len(body) == length >= 2 and zlib.crc32(body) == crc else None
+    return body if len(body) == length >= 2 and crc32(body) == crc else None
 
 
 def _write_all(fd: int, data: bytearray) -> None:

@@ -1,0 +1,220 @@
+"""One attempt at an answer: the request goes to the engine, and what comes back goes to the client.
+
+The boundary: callbacks only. An attempt begins with `ask`, is driven by what the engine says, and ends with a call of
+`ended`: with None when the client has its answer, else with what went wrong. Nothing waits here; a batch does
+(`ask_all`), and runs in a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from trimtab.gateway import deadline, rows, shapes, stream, upstream
+from trimtab.gateway.rows import Row
+from trimtab.gateway.shapes import Completion, Fault
+from trimtab.gateway.upstream import UNLIMITED, EngineConnection, EngineGone
+from trimtab.providers import retry_after
+
+FAN_OUT = 8
+"""Rows of one batch that are with the engine at once."""
+
+Ended = Callable[[Row, Exception | None], None]
+
+
+def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
+    """Begin an attempt at the answer to one conversation, plain or streamed."""
+    asked = row.asked
+    row.connection, row.ended = connection, ended
+    if asked.stream:
+        row.relay, row.sent = asked.tell(row.opened.request_id, row.entity), []
+        heard = partial(_streamed, row)
+    else:
+        heard = partial(_whole, row)
+    if row.entity.first_byte_seconds < UNLIMITED:
+        row.silent_until = asyncio.get_running_loop().time() + row.entity.first_byte_seconds
+    try:
+        _send(row, connection, asked.conversations[0], heard)
+        deadline.watch(row)
+    except Exception as error:
+        _end(row, error)
+
+
+def let_go(row: Row) -> None:
+    """End an attempt without a word: the connection is given back, and cut when the engine is not done."""
+    connection = row.connection
+    if connection is not None:
+        row.connection = row.ended = None
+        row.silent_until = rows.NEVER
+        deadline.forget(row)
+        row.gateway.pool.release(connection)
+        if row.first_byte is None:
+            row.engine_seconds += time.perf_counter() - row.began
+
+
+def _end(row: Row, error: Exception | None) -> None:
+    ended = row.ended
+    let_go(row)
+    if ended is not None:
+        ended(row, error)
+
+
+def _whole(row: Row) -> None:
+    """Something was heard of a plain answer."""
+    connection = row.connection
+    if connection is None or not (connection.complete or connection.lost):
+        return
+    ended, failed = row.ended, None
+    let_go(row)
+    try:
+        reply(row, [_answer(row, connection)])
+    except Exception as error:
+        failed = error
+    if ended is not None:
+        ended(row, failed)
+
+
+def _answer(row: Row, connection: EngineConnection) -> Completion:
+    """What a response says. Raises EngineGone when it did not come whole, Fault when it is no answer."""
+    if not connection.complete:
+        raise connection.gone()
+    if connection.status != 200:
+        raise _refusal(row, connection)
+    return shapes.completion(connection.take(), row.asked.operation)
+
+
+def reply(row: Row, answers: list[Completion]) -> None:
+    """Close the row of a plain answer and send it. Raises Fault when the journal does not take it."""
+    asked, entity = row.asked, row.entity
+    row.text = asked.output_text(answers)
+    row.usage = answers[0].usage if len(answers) == 1 else stream.total([one.usage for one in answers])
+    body = asked.render(answers, row.opened.request_id, entity)
+    rows.close(row, 200, "ok", body)
+    if row.shadow_of is None:
+        row.exchange.reply(200, body, rows.headers(row))
+
+
+def _streamed(row: Row) -> None:
+    """Something was heard of a streamed answer. Its end leaves after the row is closed."""
+    connection = row.connection
+    if connection is None:
+        return
+    try:
+        if connection.status == 200:
+            _pass_on(row, connection)
+        elif connection.complete:
+            raise _refusal(row, connection)
+        if connection.complete:
+            _finish(row)
+        elif connection.lost:
+            raise connection.gone()
+        else:
+            return
+    except Exception as error:
+        _end(row, error)
+    else:
+        _end(row, None)
+
+
+def _pass_on(row: Row, connection: EngineConnection) -> None:
+    """Send on what has come; the engine waits while the client does not read."""
+    relay, exchange, sent = row.relay, row.exchange, row.sent
+    assert relay is not None and sent is not None  # noqa: S101, PT018 (a stream has both)
+    try:
+        events = relay.feed(connection.take())
+    except (msgspec.DecodeError, stream.EngineFailed) as error:
+        raise Fault(502, "engine_error", f"the engine failed in mid-answer: {error}") from error
+    if not events:
+        return
+    sent.append(events)
+    if exchange.started:
+        exchange.send(events)
+    else:
+        row.first_byte = time.perf_counter()
+        row.engine_seconds += row.first_byte - row.began
+        exchange.start(rows.headers(row), b"text/event-stream; charset=utf-8", events)
+    if exchange.behind and not connection.complete:
+        connection.pause()
+        exchange.caught_up = connection.resume
+
+
+def _finish(row: Row) -> None:
+    """End a streamed answer that came whole. Raises EngineGone when it did not, Fault when it is not recorded."""
+    relay, sent = row.relay, b"".join(row.sent or ())
+    if relay is None or not relay.done or not row.exchange.started:
+        raise EngineGone(f"the engine at {row.entity.address} ended its answer early")
+    row.usage = relay.usage
+    row.text, _ = relay.said(sent)
+    last = relay.last()
+    rows.close(row, 200, "ok", sent + last)
+    row.exchange.end(last)
+
+
+def _send(row: Row, connection: EngineConnection, conversation: list[object], heard: Callable[[], None]) -> None:
+    entity, operation = row.entity, row.asked.operation
+    left = row.until - asyncio.get_running_loop().time() if entity.name else 0.0
+    body = shapes.engine_request(row.asked, entity, conversation)
+    connection.ask(upstream.request(entity, f"/v1/{operation}", body, left, row.trace), heard)
+
+
+def _refusal(row: Row, connection: EngineConnection) -> Fault:
+    """What an engine said instead of an answer."""
+    said = connection.take()
+    if key := row.entity.api_key.encode():
+        said = said.replace(key, b"[key]")  # before it is shortened
+    fault = shapes.engine_fault(connection.status, said)
+    fault.retry_after = retry_after.seconds_of(connection.retry_after())
+    return fault
+
+
+# A batch
+
+
+async def ask_all(row: Row, fresh: bool) -> None:
+    """Ask for every row of a batch, a few at a time, and reply; the first failure ends the rest."""
+    answers: dict[int, Completion] = {}
+    left = iter(enumerate(row.asked.conversations))
+
+    async def work() -> None:
+        for index, conversation in left:
+            answers[index] = await _ask_one(row, conversation, fresh)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(FAN_OUT, len(row.asked.conversations))):
+                group.create_task(work())
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    finally:
+        row.engine_seconds += time.perf_counter() - row.began
+    reply(row, [answers[index] for index in range(len(answers))])
+
+
+async def _ask_one(row: Row, conversation: list[object], fresh: bool) -> Completion:
+    connection = await row.gateway.pool.acquire(row.entity, fresh)
+    heard = asyncio.Event()
+    try:
+        _send(row, connection, conversation, heard.set)
+        first, said = row.entity.first_byte_seconds, partial(_heard, connection, heard)
+        try:
+            async with asyncio.timeout(first if first < UNLIMITED else None):
+                await said(lambda: connection.status)
+        except TimeoutError:
+            connection.fall_silent()
+        await said(lambda: connection.complete)
+        return _answer(row, connection)
+    finally:
+        row.gateway.pool.release(connection)
+
+
+async def _heard(connection: EngineConnection, heard: asyncio.Event, what: Callable[[], object]) -> None:
+    """Wait until an engine has said something. Raises EngineGone when its connection is lost before."""
+    while not what():
+        if connection.lost:
+            raise connection.gone()
+        heard.clear()
+        await heard.wait()
