@@ -381,6 +381,8 @@ class Project(FileModel):
     gates: GatesSection = GatesSection()
     rollout: RolloutSection = RolloutSection()
     evidence: EvidenceSection = EvidenceSection()
+    guidelines: str | None = None
+    """File of the guidelines that a change must satisfy, relative to trimtab.yaml, e.g. guidelines.yaml."""
     target: TargetSection = TargetSection()
     providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
     """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""
