@@ -468,5 +468,5 @@ def _headers(row: Row) -> bytes:
         version,
         row.route.encode(),
         overhead,
-        observing.server_timing(row, total) + row.admitted.headers,
+        row.routed.disclosed(row.opened.path) + observing.server_timing(row, total) + row.admitted.headers,
     )

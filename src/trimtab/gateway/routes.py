@@ -92,6 +92,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     endpoint: Endpoint = Endpoint()
     fallback: list[Entity] = []
     shadow: Entity | None = None
+    disclosure: dict[str, str] = {}
+
+    def disclosed(self, path: str) -> bytes:
+        """The header lines in which answers of a path say that a machine made them."""
+        return self.disclosure.get(path, self.disclosure.get("", "")).encode()
 
     def answering(self) -> list[Entity]:
         """The versions that may answer a caller."""

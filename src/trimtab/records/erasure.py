@@ -10,7 +10,7 @@ from pydantic import Field
 from trimtab.records.record import Record
 
 SubjectField = Literal["caller", "requester", "client_request_id"]
-"""What tells whose a request is: the caller (`user`, x-trimtab-caller or the key), the key or address, the client's id."""
+"""What tells whose a request is: caller (`user`, x-trimtab-caller or the key), the key or address, the client's id."""
 
 
 class Seal(Record):

@@ -96,7 +96,7 @@ class Evidence:
     lake_exists: bool = False
     drills: Sequence[Drill] = ()
     disclosure: str | None = None
-    """The header that the gateway's routes file says."""
+    """The header that answers carry; empty: none; None: the running gateway and the file differ."""
     card_gaps: Sequence[str] | None = None
     """Headings of the card that say "Not recorded."; None: there is no card."""
     card_sha256: str | None = None
@@ -203,7 +203,9 @@ def _counterfactual(limits: FairnessCounterfactual, clause: Clause, evidence: Ev
         return Found("INSUFFICIENT", reason, measured.at, proofs)
     if upper < limits.max:
         return Found("PASS", f"Upper bound {upper:.3f} < {limits.max:g} on {gate.n} pairs.", measured.at, proofs)
-    return Found("INSUFFICIENT", f"Upper bound {upper:.3f} is not below {limits.max:g}. {gate.detail}", measured.at, proofs)
+    return Found(
+        "INSUFFICIENT", f"Upper bound {upper:.3f} is not below {limits.max:g}. {gate.detail}", measured.at, proofs
+    )
 
 
 def _group(limits: FairnessGroup, clause: Clause, evidence: Evidence) -> Found:
@@ -248,9 +250,11 @@ def _ways(direction: str) -> set[str]:
 
 def _coverage(limits: LogCoverage, clause: Clause, evidence: Evidence) -> Found:
     if not evidence.answered:
-        return Found("INSUFFICIENT", "No request older than the grace period was answered, so there is nothing to seal.")
+        return Found(
+            "INSUFFICIENT", "No request older than the grace period was answered, so there is nothing to seal."
+        )
     share = evidence.sealed / evidence.answered
-    said = f"{evidence.sealed} of {evidence.answered} answered requests are sealed ({share:.2%})."
+    said = f"{evidence.sealed} of {evidence.answered} requests are sealed ({share:.2%}); `trimtab up` seals them."
     proofs = (Proof(what="seals in the audit log", command="trimtab audit verify --rows 0"),)
     return Found("PASS" if share >= limits.min else "FAIL", said, None, proofs)
 
@@ -291,16 +295,20 @@ def _drilled(limits: OversightDrill, clause: Clause, evidence: Evidence) -> Foun
     )
     oldest = min(times, default=evidence.now)
     if oldest + lifetime(limits.max_age) < evidence.now:
-        return Found("STALE", f"The last drill was at {oldest:%Y-%m-%d}; one is due every {limits.max_age}.", oldest, proofs)
+        return Found(
+            "STALE", f"The last drill was at {oldest:%Y-%m-%d}; one is due every {limits.max_age}.", oldest, proofs
+        )
     return Found("PASS", f"Drilled: {', '.join(limits.kinds)}, last at {oldest:%Y-%m-%d}.", oldest, proofs)
 
 
 def _disclosed(limits: Any, clause: Clause, evidence: Evidence) -> Found:
     if evidence.disclosure is None:
-        return Found("INSUFFICIENT", "The gateway has no routes to follow, so nothing says what it would send.")
+        return Found("INSUFFICIENT", "The running gateway follows other routes than trimtab.yaml says: start it anew.")
     if not evidence.disclosure:
         return Found("FAIL", "Answers carry no AI-Disclosure header: endpoint.disclosure is off.")
-    proofs = (Proof(what=evidence.disclosure, command="curl -sD - -o /dev/null GATEWAY/predict -d '{\"input\": \"hello\"}'"),)
+    proofs = (
+        Proof(what=evidence.disclosure, command='curl -sD - -o /dev/null GATEWAY/predict -d \'{"input": "hello"}\''),
+    )
     return Found("PASS", f"Answers carry {evidence.disclosure}.", None, proofs)
 
 
@@ -349,7 +357,7 @@ def _backlog(limits: ErasureBacklog, clause: Clause, evidence: Evidence) -> Foun
     proofs = (Proof(what="requests and tombstones in the audit log", command="trimtab audit export"),)
     late = [at for at in evidence.erasures_open if at + timedelta(days=limits.max_days) < evidence.now]
     if late:
-        said = f"{len(late)} requests are open for more than {limits.max_days} days, the oldest since {min(late):%Y-%m-%d}."
+        said = f"{len(late)} requests are open for over {limits.max_days} days, the first since {min(late):%Y-%m-%d}."
         return Found("FAIL", said, None, proofs)
     done = evidence.erasure_requests - len(evidence.erasures_open)
     return Found("PASS", f"{done} of {evidence.erasure_requests} requests are served; none is late.", None, proofs)
@@ -389,5 +397,3 @@ TABLE: dict[str, Check] = {
     "attest": _attested,
 }
 """Every check; its parameters are in `records.guidelines.CHECKS`."""
-
-

@@ -74,7 +74,11 @@ _checkpoints = sa.Table(
     sa.Column("note", sa.Text, nullable=False),
 )
 
-AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"})
+AUDITED = frozenset(
+    {"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"}
+    | {"compliance", "waiver", "attestation", "drill"}
+    | {"seal", "erase_request", "hold", "tombstone", "retention", "attribute_read"}
+)
 """Kinds of fact that enter the audit log in the transaction that writes them."""
 
 

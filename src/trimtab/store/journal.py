@@ -3,7 +3,7 @@
 The boundary: gateways write here and nowhere else; `drain` reads. Nothing heavier than msgspec is imported.
 
 A segment is a file `<start, epoch ns>-<pid>.seg` of frames: little-endian u32 length of the body, u32 CRC-32 of the
-body, body = one byte kind (1 opened, 2 closed, 3 feedback, 4 erased) and the MessagePack array of the struct's fields in order.
+body, body = one byte kind (1 opened, 2 closed, 3 feedback, 4 erased) and the MessagePack array of the struct's fields.
 `write()` returns before the caller goes on, so a killed process loses nothing; a thread groups `fdatasync`, so a power
 cut loses at most the last few milliseconds.
 

@@ -105,6 +105,11 @@ class Lake:
         table = open_table(self._inference)
         return 0 if table is None else next_row(table)
 
+    def count_before(self, moment: datetime) -> int:
+        """How many inference rows were asked before a moment."""
+        asked = _scan(self._inference, INFERENCE).select("request_time").filter(pl.col("request_time") < moment)
+        return asked.select(pl.len()).collect().item()
+
     def sample(
         self, first: int, last: int, columns: list[str] | None = None, n: int | None = None, seed: int = 0
     ) -> pl.DataFrame:
