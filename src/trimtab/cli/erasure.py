@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,13 +44,13 @@ def erase(
     if later:
         erasure.ask(settings, loaded, control, subject, f"cli:{user()}", utc_now())
         show.say("the request is on record")
-        show.then(f"`trimtab erase {subject} --dry-run`")
+        show.then(f"`trimtab erase {quote(subject)} --dry-run`")
         return
     with show.working("looking…"):
         planned = erasure.plan(settings, loaded, control, subject)
     _tell(planned)
     if planned.held:
-        raise Fixable(f"a legal hold stands: {planned.held}", f"lift it with `trimtab hold {subject} --lift`")
+        raise Fixable(f"a legal hold stands: {planned.held}", f"lift it with `trimtab hold {quote(subject)} --lift`")
     if dry_run:
         show.then("the same without --dry-run; nothing was changed")
         return
@@ -91,7 +92,7 @@ def hold(
 
     erasure.hold(settings, loaded, control, subject, lift=lift, reason=reason, by=f"cli:{user()}", now=utc_now())
     show.say(f"the hold on {subject} is {'lifted' if lift else 'set'}")
-    show.then(f"`trimtab erase {subject} --dry-run`")
+    show.then(f"`trimtab erase {quote(subject)} --dry-run`")
 
 
 def retention(project: Folder = Path(), yes: Yes = False, dry_run: DryRun = False) -> None:

@@ -127,7 +127,7 @@ def hold(
     if lift and name not in holds(control):
         raise Fixable(f"there is no hold on {subject}", "nothing needs to be lifted")
     set_ = Hold(subject=name, action="lifted" if lift else "set", reason=reason, at=now, by=by)
-    control.put("hold", f"{loaded.project.name}/{name[:16]}/{now.isoformat()}", set_)
+    control.put("hold", f"{loaded.project.name}/{name[:16]}/{now.isoformat()}/{set_.action}", set_)
     return set_
 
 
@@ -192,6 +192,7 @@ def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: s
         content_rows=len(old.content),
         metadata_before=old.metadata_before,
         metadata_rows=len(old.metadata),
+        metadata_last=max(old.metadata["row"], default=-1),
         feedback=len(feedback),
         held=old.held,
     )

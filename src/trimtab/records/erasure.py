@@ -74,6 +74,7 @@ class RetentionRun(Record):
     content_rows: int = 0
     metadata_before: datetime | None = None
     metadata_rows: int = 0
+    metadata_last: int = Field(default=-1, description="largest number of a deleted row; -1: none was")
     feedback: int = 0
     held: int = Field(default=0, description="rows left alone by legal holds")
 

@@ -72,7 +72,7 @@ def _summary(report: ComplianceReport, book: Guidelines) -> list[str]:
     holding = ", ".join(finding.clause for finding in report.open) or "none"
     use = book.intended_use
     lines = [
-        f"At {report.at:%Y-%m-%d %H:%M} UTC, asked by {report.occasion}. Guidelines {report.guidelines_sha256}. "
+        f"At {report.at:%Y-%m-%d %H:%M} UTC, occasion: {report.occasion}. Guidelines {report.guidelines_sha256}. "
         f"Audit log of {report.log_size} entries, root {report.log_root or 'none'}.",
         f"Clauses that hold a promotion: {holding}.",
         f"Intended use: {use.purpose}",

@@ -63,14 +63,19 @@ def erase_rows(settings: Settings, rows: pl.DataFrame, *, identity: bool = True)
         path = settings.lake / "inference"
         for start in range(0, len(stubs), _AT_ONCE):
             part = stubs.slice(start, _AT_ONCE)
-            _replace(path, part, _in("row", part["row"].to_list()))
+            _replace(path, part, _among(part["row"].to_list()))
         _forget(path)
 
 
 def delete_rows(settings: Settings, rows: pl.DataFrame) -> None:
     """Delete rows as a whole, metadata too."""
+    numbers, path = rows["row"].to_list(), settings.lake / "inference"
+    if not numbers:
+        return
     with only_one(settings.lake / "drain.lock"):
-        _delete(settings.lake / "inference", "row", rows["row"].to_list())
+        for start in range(0, len(numbers), _AT_ONCE):
+            _delete(path, _among(numbers[start : start + _AT_ONCE]))
+        _forget(path)
 
 
 def feedback_about(settings: Settings, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
@@ -84,9 +89,14 @@ def feedback_about(settings: Settings, request_ids: Collection[str], client_requ
 
 
 def delete_feedback(settings: Settings, feedback_ids: Sequence[str]) -> None:
-    """Delete pieces of feedback."""
+    """Delete pieces of feedback. The table is written anew: a predicate would name them in its log."""
+    path = settings.lake / "feedback"
+    if not feedback_ids:
+        return
     with only_one(settings.lake / "drain.lock"):
-        _delete(settings.lake / "feedback", "feedback_id", feedback_ids)
+        kept = pl.scan_delta(DeltaTable(path)).filter(~pl.col("feedback_id").is_in(list(feedback_ids))).collect()
+        _replace(path, kept.select(list(FEEDBACK)), None)
+        _forget(path)
 
 
 def erase_journal(settings: Settings, request_ids: Collection[str], client_request_ids: Collection[str]) -> int:
@@ -100,22 +110,18 @@ def said(rows: pl.DataFrame) -> int:
     return sum(not erased(row) for row in rows.select(PAYLOAD).iter_rows(named=True))
 
 
-def _replace(path: Path, rows: pl.DataFrame, predicate: str) -> None:
+def _replace(path: Path, rows: pl.DataFrame, predicate: str | None) -> None:
     try:
         write_deltalake(DeltaTable(path), rows, mode="overwrite", predicate=predicate, schema_mode="merge")
     except (DeltaError, OSError) as error:
         raise _unwritable(path, error) from error
 
 
-def _delete(path: Path, column: str, values: Sequence[int] | Sequence[str]) -> None:
-    if not values:
-        return
+def _delete(path: Path, predicate: str) -> None:
     try:
-        for start in range(0, len(values), _AT_ONCE):
-            DeltaTable(path).delete(_in(column, values[start : start + _AT_ONCE]))
+        DeltaTable(path).delete(predicate)
     except (DeltaError, OSError) as error:
         raise _unwritable(path, error) from error
-    _forget(path)
 
 
 def _forget(path: Path) -> None:
@@ -127,9 +133,9 @@ def _forget(path: Path) -> None:
     os.sync()
 
 
-def _in(column: str, values: Sequence[int] | Sequence[str]) -> str:
-    shown = (str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({', '.join(shown)})"
+def _among(rows: Sequence[int]) -> str:
+    """The rows by number, which says nothing of anybody: predicates stay in the table's log."""
+    return f"row IN ({', '.join(map(str, rows))})"
 
 
 def _unwritable(path: Path, error: Exception) -> Fixable:

@@ -302,10 +302,10 @@ def _is_about(frame: Frame, request_ids: Set[str], client_request_ids: Set[str])
 
 
 def _erased_bytes(size: int) -> bytes:
-    """A whole frame of `size` bytes: header, kind, an array of one, and a MessagePack bin (32 bit) of zeros."""
-    filler = size - _HEADER.size - 7
-    head = b"\x04\x91\xc6" + filler.to_bytes(4, "big")
-    body = head + bytes(filler) if filler >= 0 else b"\x04\x91\xc4" + bytes([filler + 3]) + bytes(filler + 3)
+    """A whole frame of `size` bytes: header, kind, an array of one, and a MessagePack bin of zeros (32 or 8 bit)."""
+    room = size - _HEADER.size - 2
+    value = b"\xc6" + (room - 5).to_bytes(4, "big") if room >= 5 else b"\xc4" + bytes([room - 2])
+    body = b"\x04\x91" + value.ljust(room, b"\x00")
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 

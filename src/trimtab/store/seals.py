@@ -7,14 +7,14 @@ the keyed hash, which nothing can be compared with any more, stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 
 from trimtab.errors import Corrupt
-from trimtab.records.erasure import Macs, Seal
+from trimtab.records.erasure import Macs, RetentionRun, Seal
 from trimtab.records.record import canonical_json
 from trimtab.settings import Settings
 from trimtab.store.control import Control
@@ -65,21 +65,24 @@ def sealed_to(control: Control, model: str) -> int:
     return newest.last if newest else 0
 
 
-def faults(settings: Settings, control: Control, model: str, rows: int, missing: Iterable[int] = ()) -> list[str]:
-    """What is wrong with the newest `rows` sealed rows (0: all), in words. `missing`: rows deleted by retention.
+def faults(settings: Settings, control: Control, model: str, rows: int) -> list[str]:
+    """What is wrong with the newest `rows` sealed rows (0: all), in words.
 
-    Metadata is held against the root in the log; a payload that is there, against its keyed hash.
+    Metadata is held against the root in the log; a payload that is there, against its keyed hash. A seal that retention
+    reached into, as the log says, has nothing to be held against any more.
     """
     lake, subjects, found = Lake(settings), Subjects(settings), list[str]()
-    gone, end = set(missing), sealed_to(control, model)
+    end = sealed_to(control, model)
+    deleted_to = max((run.metadata_last for run in control.facts("retention", RetentionRun)), default=-1)
     for sealed in reversed(control.facts("seal", Seal, f"{model}/")):
         if rows and sealed.last <= end - rows:
             break
         known = control.get("seal_macs", f"{model}/{sealed.first:012}", Macs)
         there = lake.stored(sealed.first, sealed.last)
-        if gone.intersection(range(sealed.first, sealed.last)):
-            continue  # a seal that retention reached into has nothing to be held against but its entry in the log
-        if known is None or len(there) != sealed.last - sealed.first:
+        missing = set(range(sealed.first, sealed.last)) - set(there["row"])
+        if missing and max(missing) <= deleted_to:
+            continue
+        if known is None or missing:
             found.append(f"rows {sealed.first} to {sealed.last - 1} are sealed, and {len(there)} of them are there")
             continue
         pairs = list(zip(there.iter_rows(named=True), known.macs, strict=True))
