@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import triage
 from triage import MODEL
 from typer.testing import CliRunner
 
 from trimtab import project, registry
+from trimtab import settings as environment
 from trimtab.cli import app
 from trimtab.errors import Fixable, Unproved
 from trimtab.lifecycle import compliance, erasure
@@ -27,6 +31,8 @@ from trimtab.records.registry import AliasMove, ModelVersion, Prompt
 from trimtab.records.training import DatasetVersion
 from trimtab.store import audit, seals
 from trimtab.store.control import Control
+from trimtab.store.drain import drain
+from trimtab.store.journal import Journal
 from trimtab.store.lake import Lake
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
@@ -126,6 +132,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("guided")
         patch.setenv("TRIMTAB_BLOBS", str(folder / "blobs"))
+        numbers = itertools.count(1)  # MLflow is not what is tested here, and takes its time
+        patch.setattr(registry, "_log_version", lambda *_: (number := next(numbers), f"run {number}"))
+        patch.setattr(registry, "show_aliases", lambda *_: None)
         return Desk(folder)
 
 
@@ -191,9 +200,10 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     settings, loaded, control, now = desk.settings, desk.loaded, desk.control, utc_now()
     folder = settings.datasets / ("da" * 32)
     folder.mkdir(parents=True)
+    texts = {"7": "cannot sign in", "7~twin": "cannot sign in", "8": "a broken lamp"}
     lines = [
-        f'{{"request_id":"{name}","at":"2026-01-01T00:00:00Z","input":"x","label":{{}}}}\n'
-        for name in ("7", "7~twin", "8")
+        f'{{"request_id":"{name}","at":"2026-01-01T00:00:00Z","input":"{text}","label":{{}}}}\n'
+        for name, text in texts.items()
     ]
     (folder / "train.jsonl").write_text("".join(lines))
     labels = desk.version.spec.labels
@@ -205,6 +215,16 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     control.put("dataset", dataset.hash, dataset)
     tuned = desk.version.model_copy(update={"version": 3, "data_hash": dataset.hash})
     control.put("version", f"{MODEL}/3", tuned)
+
+    journal = Journal(settings.journal)
+    journal.closed(
+        msgspec.structs.replace(triage._closed(40, int(now.timestamp() * 1000), "the same lamp again"), version=3)
+    )
+    journal.close()
+    drain(settings)
+    near = explain(replace(settings, blobs=environment.load().blobs), loaded, control, "40").nearest
+    assert [row.request_id for row in near] == ["8", "7", "7~twin"]
+    assert near[0].likeness > 0.5 > near[1].likeness
 
     erasure.ask(settings, loaded, control, "caller 7", "test", now)
     erasure.hold(settings, loaded, control, "caller 7", lift=False, reason="case", by="test", now=now)
@@ -241,15 +261,15 @@ def test_retention_empties_old_rows_deletes_older_ones_and_leaves_what_is_held(d
     assert len(erasure.due(settings, loaded, control, utc_now()).content) == 0
     then = utc_now() + timedelta(days=31)
     old = erasure.due(settings, loaded, control, then)
-    assert (len(old.content), len(old.metadata), old.held) == (37, 0, 1)  # of 40: one erased, one held, the newest
+    assert (len(old.content), len(old.metadata), old.held) == (38, 0, 1)  # of 41: one erased, one held, the newest
     erasure.retain(settings, loaded, control, old, "test", then)
-    texts = Lake(settings).sample(0, 40, ["row", "input_text"]).drop_nulls()
-    assert texts["row"].to_list() == [9, 39]
+    texts = Lake(settings).sample(0, 41, ["row", "input_text"]).drop_nulls()
+    assert texts["row"].to_list() == [9, 40]
     assert seals.faults(settings, control, MODEL, 0) == []
     much = utc_now() + timedelta(days=201)
     old = erasure.due(settings, loaded, control, much)
-    assert len(old.metadata) == 38
+    assert len(old.metadata) == 39
     erasure.retain(settings, loaded, control, old, "test", much)
-    assert Lake(settings).sample(0, 40, ["row"])["row"].to_list() == [9, 39]
-    assert Lake(settings).count() == 40  # numbers are never used twice
+    assert Lake(settings).sample(0, 41, ["row"])["row"].to_list() == [9, 40]
+    assert Lake(settings).count() == 41  # numbers are never used twice
     assert seals.faults(settings, control, MODEL, 0) == []

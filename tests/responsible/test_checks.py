@@ -81,7 +81,7 @@ TAKEN_AWAY: dict[str, dict[str, Any]] = {
 }
 BROKEN: dict[str, dict[str, Any]] = {
     "fairness.group": {"groups": [replace(WHOLE.groups[0], verdict="fail")]},
-    "guard.active": {"guards": [replace(WHOLE.guards[0], action="shadow")]},
+    "guard.active": {"guards": [replace(WHOLE.guards[0], parameters={"at": {"champion": "shadow"}})]},
     "log.coverage": {"sealed": 990},
     "log.integrity": {"log_faults": ["entry 3 is missing"]},
     "log.retention": {"metadata_days": 90},

@@ -46,16 +46,13 @@ DRILLED_WITHIN = timedelta(hours=24)
 """How old the rollback may be that a drill names."""
 
 
-def guards(loaded: Loaded) -> tuple[Guard, ...]:
-    """The guards in force, as checks see them: plain records with name, direction, action, parameters, content hash."""
-    section: Any = getattr(loaded.project, "guards", None)
+def guards(version: ModelVersion) -> tuple[Guard, ...]:
+    """The guards that are part of a version, as checks see them; a version of a release without guards has none."""
+    section: Any = getattr(version.spec, "guards", None)
     found: list[Guard] = []
-    for each in section or ():
-        values = each.model_dump(mode="json", by_alias=True)
-        parameters = {name: value for name, value in values.items() if name not in ("name", "direction", "action")}
-        name = str(values.get("name") or values.get("kind") or "")
-        direction, action = str(values.get("direction", "both")), str(values.get("action", ""))
-        found.append(Guard(name, direction, action, parameters, content_hash(values)))
+    for each in section.checks if section else ():
+        parameters = {"kind": each.kind, "at": each.at, **each.params}
+        found.append(Guard(each.name, each.direction, each.action, parameters, content_hash(each)))
     return tuple(found)
 
 
@@ -83,10 +80,10 @@ def evaluate(
     unknown = sorted(set(only) - {clause.id for clause in book.clauses})
     if unknown:
         raise Fixable(f"there is no clause {unknown[0]}", f"use one of {', '.join(c.id for c in book.clauses)}")
-    seen = gather(settings, loaded, control, version, now, gates)
+    chosen = [clause for clause in book.clauses if not only or clause.id in only]
+    seen = gather(settings, loaded, control, version, now, gates, chosen)
     size, note = control.newest_checkpoint() or (0, "")
     root = base64.b64encode(verify_audit.read_checkpoint(note)[2]).decode() if note else ""
-    chosen = [clause for clause in book.clauses if not only or clause.id in only]
     before = last(control, loaded, version) if occasion == "promote" else None
     return ComplianceReport(
         model=version.spec.model,
@@ -157,8 +154,9 @@ def gather(
     version: ModelVersion,
     now: datetime,
     gates: Sequence[GateResult] | None = None,
+    clauses: Sequence[Clause] = (),
 ) -> Evidence:
-    """Everything that the checks look at."""
+    """Everything that the checks of these clauses look at."""
     model, lake, runs = version.spec.model, Lake(settings), control.facts("retention", RetentionRun)
     grace = lifetime(_parameter(loaded, "log.coverage", LogCoverage()).grace)
     rows = _parameter(loaded, "log.integrity", LogIntegrity()).rows
@@ -167,16 +165,17 @@ def gather(
     text = cards.system_card(control, loaded, version)
     asked = control.facts("erase_request", ErasureRequest)
     done = {stone.subject: stone.at for stone in control.facts("tombstone", Tombstone)}
-    size = len(control.checkpoints())
+    size, _ = control.newest_checkpoint() or (0, "")
+    read_whole = size > 0 and any(clause.check == "log.integrity" for clause in clauses)
     return Evidence(
         now=now,
         labelled_task=version.spec.labels is not None,
         gates=_measured(control, version, now, gates),
         groups=group_gaps(control, version),
-        guards=guards(loaded),
+        guards=guards(version),
         answered=answered,
         sealed=min(sealed, answered),
-        log_faults=[*control.audit_faults(), *seals.faults(settings, control, model, rows)] if size else None,
+        log_faults=[*control.audit_faults(), *seals.faults(settings, control, model, rows)] if read_whole else None,
         log_size=size,
         metadata_days=loaded.project.evidence.retention.metadata_days,
         shortest_kept=min(deleted, default=None),

@@ -85,7 +85,7 @@ def explain(settings: Settings, loaded: Loaded, control: Control, request_id: st
         prompt=version.spec.prompt.system,
         live_since=move,
         decision=decision,
-        guards=tuple(f"{guard.name} ({guard.direction}, {guard.action})" for guard in guards(loaded)),
+        guards=tuple(f"{guard.name} ({guard.direction}, {guard.action})" for guard in guards(version)),
         guidelines_sha256=loaded.guidelines_sha256,
         nearest=nearest,
         missing=tuple(missing),

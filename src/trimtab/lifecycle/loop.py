@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 1
 WATCH_SECONDS = 3
 EXPORT_SECONDS = 2
-SEAL_SECONDS = 10
+SEAL_SECONDS = 60
 COMPLIANCE_SECONDS = 3600
 TRIES = 3
 """A cycle that breaks off this often in one process ends as failed, so that it does not block the ones after it."""
@@ -63,13 +63,8 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
     model = loaded.project.name
     erasure.choose(settings, loaded.project.evidence)
-    scheduler.add_job(
-        _guarded(lambda: seals.seal(settings, loop.control, model, utc_now())),
-        "interval",
-        seconds=SEAL_SECONDS,
-        id="seal",
-        **once,
-    )
+    seal = _guarded(lambda: seals.seal(settings, loop.control, model, utc_now()))
+    scheduler.add_job(seal, "interval", seconds=SEAL_SECONDS, id="seal", **once)
     scheduler.add_job(
         _guarded(lambda: compliance.look(settings, loaded, loop.control, utc_now())),
         "interval",
@@ -99,6 +94,7 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
 
     def stop() -> None:
         scheduler.shutdown(wait=False)
+        seal()
         close()
 
     return stop

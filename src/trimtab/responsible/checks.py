@@ -225,7 +225,7 @@ def _guard(limits: GuardActive, clause: Clause, evidence: Evidence) -> Found:
     mine = [guard for guard in evidence.guards if limits.guard in (guard.name, guard.parameters.get("kind"))]
     if not mine:
         return Found("INSUFFICIENT", f"No guard {limits.guard} is in force.")
-    acting = [guard for guard in mine if guard.action not in ("shadow", "allow")]
+    acting = [guard for guard in mine if not {guard.action, *guard.parameters.get("at", {}).values()} & _IDLE]
     acting = [guard for guard in acting if limits.action in (None, guard.action)]
     covered = {way for guard in acting for way in _ways(guard.direction)}
     missing = _ways(limits.direction) - covered
@@ -242,6 +242,10 @@ def _guard(limits: GuardActive, clause: Clause, evidence: Evidence) -> Found:
         if weakest < limits.min_recall:
             return Found("FAIL", f"Recall {weakest:.3f} is below {limits.min_recall:g}.", None, proofs)
     return Found("PASS", f"{', '.join(guard.name for guard in acting)} in force.", None, proofs)
+
+
+_IDLE = {"shadow", "allow"}
+"""Actions that change nothing; a guard that takes one anywhere (`at`) is not in force everywhere."""
 
 
 def _ways(direction: str) -> set[str]:
