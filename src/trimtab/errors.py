@@ -6,7 +6,8 @@ TrimtabError
 ├── Conflict         a compare-and-set found another value: somebody moved first
 ├── Corrupt          stored bytes do not match their checksum or hash
 ├── EngineError      the language model's process failed to start or to answer
-└── StepFailed       a step of a cycle failed; running the cycle again resumes it
+├── StepFailed       a step of a cycle failed; running the cycle again resumes it
+└── Unproved         a clause of the guidelines that must be proved is not
 """
 
 from __future__ import annotations
@@ -94,3 +95,10 @@ class StepFailed(TrimtabError):
 
     code = "step_failed"
     exit_code = 6
+
+
+class Unproved(TrimtabError):
+    """A blocking clause of the guidelines is not proved: nothing may be promoted until it is."""
+
+    code = "unproved"
+    exit_code = 7

@@ -365,6 +365,7 @@ def _route(fleet: _Fleet, champion: int | None, canary: int | None, percent: flo
         "canary": side,
         "canary_percent": percent if side else 0.0,
         "endpoint": fleet.loaded.project.endpoint,
+        "disclosure": fleet.loaded.project.endpoint.disclosure.by_path(fleet.loaded.project.name),
         "fallback": tuple(fleet.engines[n].entity for n in fleet.fallback if n in fleet.engines and n != champion),
         "shadow": fleet.engines[fleet.shadow].entity if fleet.shadow in fleet.engines else None,
     }

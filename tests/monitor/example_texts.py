@@ -36,4 +36,4 @@ def vectors(texts: Sequence[str]) -> np.ndarray:
 def rows(texts: Sequence[str], start: datetime = START) -> list[Row]:
     """The texts as requests, one a minute."""
     each = zip(texts, vectors(texts), strict=True)
-    return [Row(text, vector, start + timedelta(minutes=i)) for i, (text, vector) in enumerate(each)]
+    return [Row(text, vector, start + timedelta(minutes=i), text) for i, (text, vector) in enumerate(each)]

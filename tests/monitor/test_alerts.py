@@ -22,7 +22,7 @@ AT = datetime(2026, 3, 2, 14, 5, tzinfo=UTC)
 INTERVAL = Interval(estimate=0.22, low=0.08, high=0.35, confidence=0.99, method="Newcombe")
 CLUSTER = Cluster(
     terms=("battery", "recall", "swollen", "hot"),
-    examples=("my battery is swollen\nand hot", "recalled?"),
+    examples=("9f0c", "77ab"),
     n=24,
     share=0.24,
     share_reference=0.02,
@@ -73,7 +73,7 @@ def test_the_drift_alert_tells_what_is_new_since_when_and_how_sure() -> None:
     (alert,) = due([report("breach", 300, (CLUSTER, second))], [])
     assert alert.title == (
         "desk: two new topics: battery, recall, swollen (24% of requests, from 14:05 UTC); "
-        "“my battery is swollen and hot” (10% of requests, from 14:05 UTC)"
+        "a group without words of its own (10% of requests, from 14:05 UTC)"
     )
     for part in (
         "Requests 300 to 399",
@@ -81,7 +81,7 @@ def test_the_drift_alert_tells_what_is_new_since_when_and_how_sure() -> None:
         "p = 0.001",
         "98 against",
         "8.0 to 35.0 points",
-        "“recalled?”",
+        "`trimtab explain 77ab`",
         "02 Mar",
     ):
         assert part in alert.body

@@ -46,6 +46,18 @@ def test_each_outcome_says_why() -> None:
     assert decided(passed, []).outcome == "hold"
 
 
+def test_an_unproved_clause_holds_what_every_gate_let_pass_and_hides_no_failure() -> None:
+    passed, failed = [gate("quality", "pass")], [gate("quality", "fail")]
+    asked: dict[str, Any] = {
+        "key": "k", "model": "m", "candidate": 2, "champion_compared": 1, "champion_now": 1, "required": ["quality"],
+        "now": NOW, "unproved": ["Clause LOG-01 is FAIL."], "guidelines": "ab",
+    }  # fmt: skip
+    held = decide(gates=passed, **asked)
+    assert (held.outcome, held.reasons, held.guidelines) == ("hold", ("Clause LOG-01 is FAIL.",), "ab")
+    assert decide(gates=failed, **asked).outcome == "reject"
+    assert decide(gates=passed, **asked | {"unproved": ()}).outcome == "promote"
+
+
 GATES = st.lists(st.builds(gate, st.sampled_from(NAMES), st.sampled_from(["pass", "fail", "insufficient"])), max_size=5)
 CHAMPIONS = st.none() | st.integers(1, 2)
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from trimtab.records.erasure import Tombstone
+from trimtab.records.guidelines import Drill, Guidelines
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Decision, GateResult, RolloutLook
 from trimtab.records.registry import AliasMove, Decoding, LabelSet, ModelVersion, Prompt, VersionSpec, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
-from trimtab.responsible.card import render
+from trimtab.responsible import data_card
+from trimtab.responsible.card import gaps, render
 
 AT = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 LABELS = LabelSet(fields={"intent": ("refund", "login"), "urgency": ("low", "high")})
@@ -151,7 +154,66 @@ def test_the_same_records_give_the_same_bytes() -> None:
 
 def test_what_has_no_record_is_named_not_filled_in() -> None:
     card = render(VERSION.model_copy(update={"spec": SPEC.model_copy(update={"labels": None})}), license="unknown")
-    assert card.count("Not recorded.") == 5
+    assert card.count("Not recorded.") == 10
+    assert gaps(card) == [
+        "Intended use",
+        "Data",
+        "Training",
+        "Human oversight",
+        "Risks",
+        "What the clauses speak to",
+        "Monitoring",
+    ]
     assert "Not measured. Nothing is known about how answers differ between people." in card
     assert "model-index" not in front_matter(card)
     assert front_matter(card)["pipeline_tag"] == "text-generation"
+
+
+def test_the_headings_are_those_of_annex_iv_and_the_guidelines_fill_them() -> None:
+    book = Guidelines.model_validate(
+        {
+            "system": "desk",
+            "owner": "team@example.org",
+            "intended_use": {"purpose": "Sorts messages.", "users": ["staff"]},
+            "prohibited_use": ["credit decisions"],
+            "risks": ["It may sort wrongly."],
+            "oversight": "The head of the desk can stop it.",
+            "clauses": [
+                {"id": "LOG-01", "text": "Kept.", "check": "log.retention", "maps": ["AIA-19", "ISO42001-A.6.2.8"]}
+            ],
+        }
+    )
+    drill = Drill(kind="rollback", at=AT, by="ana", seen="version 2 -> 1")
+    more: dict[str, Any] = {"guidelines": book, "drills": [drill], "watched": ["Input drift."]}
+    card = render(VERSION, license="Apache-2.0", **EVERYTHING, **more)
+    titles = [line for line in card.splitlines() if line.startswith("## ")]
+    assert titles[0] == "## 1. General description"
+    assert [title[3] for title in titles[:9]] == list("123456789")
+    assert gaps(card) == []
+    for fact in [
+        "- Not for: credit decisions",
+        "It may sort wrongly.",
+        "version 2 -> 1",
+        "ISO/IEC 42001:2023: ISO42001-A",
+    ]:
+        assert fact in card
+    assert "compliant" not in card.lower()
+
+
+def test_the_data_card_says_what_is_in_the_data_and_what_was_erased() -> None:
+    dataset = EVERYTHING["dataset"]
+    stone = Tombstone(
+        subject="5e", at=AT, by="cli", rows=2, feedback=1, journal_frames=0, dataset_rows={dataset.hash: 2},
+        versions=(2,), key_destroyed=True,
+    )  # fmt: skip
+    card = data_card.render(dataset, model="triage", versions=[2], tombstones=[stone])
+    block = front_matter(card)
+    assert (block["pretty_name"], block["size_categories"]) == ("triage dadadadadada", ["n<1K"])
+    for fact in [
+        "| train | 140 |",
+        "| duplicate | 7 |",
+        "Trained on it: version 2",
+        "| 2026-03-01T09:30:00+00:00 | 2 |",
+    ]:
+        assert fact in card
+    assert card == data_card.render(dataset, model="triage", versions=[2], tombstones=[stone])

@@ -37,7 +37,7 @@ def log(known: dict[tuple[str, str], str]) -> list[audit.Entry]:
 def notes(entries: list[audit.Entry], signer: audit.Signer) -> list[str]:
     """A checkpoint at each entry, as the control database keeps them."""
     hashes = [entry.leaf for entry in entries]
-    return [signer.checkpoint(hashes[:size]) for size in range(1, len(hashes) + 1)]
+    return [signer.checkpoint(size, root(hashes[:size])) for size in range(1, len(hashes) + 1)]
 
 
 def flip(value: str | int, data: st.DataObject) -> str | int:
@@ -101,8 +101,8 @@ def test_the_tree_is_that_of_rfc_9162() -> None:
     node = verify_audit.node_hash
     g, h, i = node(a, b), node(c, d), node(e, f)
     k, m = node(g, h), node(i, j)
-    whole = [a, b, c, d, e, f, j]
-    assert root(whole) == node(k, m)
+    whole = audit.Grown([a, b, c, d, e, f, j])
+    assert root([a, b, c, d, e, f, j]) == whole.root() == node(k, m)
     assert audit.inclusion_proof(whole, 0) == [b, h, m]
     assert audit.inclusion_proof(whole, 3) == [c, g, m]
     assert audit.inclusion_proof(whole, 4) == [f, j, k]
@@ -117,7 +117,7 @@ def test_the_tree_is_that_of_rfc_9162() -> None:
 def test_inclusion_proofs_hold_for_their_leaf_and_place_only(hashes: list[bytes], data: st.DataObject) -> None:
     size, tree = len(hashes), root(hashes)
     index = data.draw(st.integers(0, size - 1))
-    proof = audit.inclusion_proof(hashes, index)
+    proof = audit.inclusion_proof(audit.Grown(hashes), index)
     assert includes(index, size, hashes[index], proof, tree)
     assert not includes(index, size, leaf_hash(b"another entry"), proof, tree)
     assert not includes(index, size, hashes[index], [*proof, tree], tree)
@@ -132,7 +132,7 @@ def test_consistency_proofs_hold_between_a_tree_and_its_own_beginning_only(
     hashes: list[bytes], data: st.DataObject
 ) -> None:
     size, old = len(hashes), data.draw(st.integers(1, len(hashes)))
-    before, after, proof = root(hashes[:old]), root(hashes), audit.consistency_proof(hashes, old)
+    before, after, proof = root(hashes[:old]), root(hashes), audit.consistency_proof(audit.Grown(hashes), old)
     assert extends(old, size, before, after, proof)
     other = root([leaf_hash(b"another entry"), *hashes[1:old]])
     assert not extends(old, size, other, after, proof)
@@ -180,7 +180,7 @@ def test_the_file_runs_by_itself_on_an_auditors_machine(signer: audit.Signer, tm
 
 
 def test_a_checkpoint_has_the_c2sp_form(signer: audit.Signer) -> None:
-    note = signer.checkpoint([leaf_hash(b"one")])
+    note = signer.checkpoint(1, root([leaf_hash(b"one")]))
     body, _, signature = note.rpartition("\n\n")
     origin, size, tree = body.splitlines()
     assert (origin, size, base64.b64decode(tree)) == ("trimtab/audit", "1", leaf_hash(b"one"))

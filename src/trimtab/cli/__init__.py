@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import evidence, keys, live, loop, prepare, show
+from trimtab.cli import compliance, erasure, evidence, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -28,7 +28,7 @@ PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
-    ("Evidence", ("audit", "card")),
+    ("Evidence", ("compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
     ("See it all in minutes", ("demo",)),
 )
 """The commands by stage: the order of `trimtab --help`."""
@@ -44,7 +44,11 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (live.history, 'trimtab history --at "2026-10-03 14:05"'),
     (loop.approve, "trimtab approve"),
     (loop.rollback, 'trimtab rollback --reason "wrong refunds since noon" --dry-run'),
-    (evidence.card, "trimtab card --version 3 > model-card.md"),
+    (evidence.card, "trimtab card --version 3 > system-card.md"),
+    (evidence.explain, "trimtab explain 9f0c5b1e --json"),
+    (erasure.erase, "trimtab erase alice@example.org --dry-run"),
+    (erasure.hold, 'trimtab hold alice@example.org --reason "case 2026-17"'),
+    (erasure.retention, "trimtab retention --dry-run"),
     (prepare.demo, "trimtab demo"),
 )
 _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
@@ -61,6 +65,28 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         "Run the retraining cycle.",
         ((loop.run, 'trimtab cycle run --reason "new product line"'),),
     ),
+    "compliance": (
+        "",
+        (
+            (compliance.key, "trimtab compliance key dpo@example.org --out dpo.key"),
+            (
+                compliance.waive,
+                "trimtab compliance waive BIAS-02 --by dpo@example.org --key dpo.key --until 2026-12-31 --reason few",
+            ),
+            (
+                compliance.attest,
+                "trimtab compliance attest USE-01 --by dpo@example.org --key dpo.key --until 2026-12-31 --reason seen",
+            ),
+            (compliance.drill, "trimtab compliance drill rollback"),
+        ),
+    ),
+    "attributes": (
+        "Keep protected attributes apart, for audits of fairness alone.",
+        (
+            (erasure.add, "trimtab attributes add people.csv"),
+            (erasure.read, 'trimtab attributes read gender --purpose "bias audit 2026-q4"'),
+        ),
+    ),
     "audit": (
         "Check, pin and hand out the audit log.",
         (
@@ -73,6 +99,9 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
     ),
 }
 
+_ALONE: dict[str, Callable[..., None]] = {"compliance": compliance.report}
+"""What a group does without one of its commands."""
+
 
 def _application() -> typer.Typer:
     panel = {name: title for title, names in PANELS for name in names}
@@ -81,7 +110,10 @@ def _application() -> typer.Typer:
     for body, example in _COMMANDS:
         app.command(rich_help_panel=panel[body.__name__], help=_help(body), epilog=f"Example: {example}")(body)
     for name, (about, bodies) in _GROUPS.items():
-        group = typer.Typer(no_args_is_help=True, help=about, epilog=f"Example: {bodies[0][1]}")
+        alone = _ALONE.get(name)
+        group = typer.Typer(no_args_is_help=alone is None, help=about or None, epilog=f"Example: {bodies[0][1]}")
+        if alone is not None:
+            group.callback(invoke_without_command=True, help=_help(alone))(alone)
         for body, example in bodies:
             group.command(body.__name__.rstrip("_"), help=_help(body), epilog=f"Example: {example}")(body)
         app.add_typer(group, name=name, rich_help_panel=panel[name])

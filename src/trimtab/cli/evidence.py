@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ def verify(
         list[Path] | None, typer.Option(help="A checkpoint kept elsewhere: the log must contain what it signed.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Verifier key (`trimtab audit key`); needed with --file.")] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=0, help="Also hold this many of the newest answered rows against their seals; 0: all."),
+    ] = None,
 ) -> None:
     """Prove that no decision, approval, alias move or traffic change was edited, removed or reordered. Works offline.
 
@@ -39,8 +43,13 @@ def verify(
         entries, faults = _exported(file)
         faults = faults or audit.verify(entries, notes, key)
     else:
-        _, control = recorded(project)
+        settings, control = recorded(project)
         entries, faults = control.audit_entries(), control.audit_faults()
+        if rows is not None:
+            from trimtab import project as named
+            from trimtab.store import seals
+
+            faults += seals.faults(settings, control, named.model_name(project), rows)
         faults += audit.verify(entries, notes, key or control.signer.verifier_key) if notes else []
     if faults:
         for fault in dict.fromkeys(faults):
@@ -97,13 +106,53 @@ def bundle(
 def card(
     project: Folder = Path(),
     version: Annotated[int | None, typer.Option(min=1, help="Which version.", show_default="the champion")] = None,
+    kind: Annotated[
+        Literal["system", "data"], typer.Option(help="Of the system, or of the data it learned.")
+    ] = "system",
 ) -> None:
-    """Print the model card of a version, as Markdown: data, training, gates, fairness, limits, all from the record."""
+    """Print a version's system card (headings of Annex IV) or data card as Markdown, all of it from the record.
+
+    The same records give the same bytes. Both begin with the metadata that Hugging Face reads.
+    """
     settings, loaded = opened(project)
     from trimtab import lifecycle
 
-    typer.echo(lifecycle.card(settings, loaded, version))
+    make = lifecycle.card if kind == "system" else lifecycle.data_card
+    typer.echo(make(settings, loaded, version), nl=False)
     show.then("`trimtab audit export` for the evidence behind it")
+
+
+def explain(
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="Its id: x-request-id of the answer, or yours.")],
+    project: Folder = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Explain one answer: the version that gave it, its prompt, who let it live, guards, the nearest training rows."""
+    settings, loaded = opened(project)
+    _, control = recorded(project)
+    from trimtab import lifecycle
+
+    found = lifecycle.explain(settings, loaded, control, request)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        move, decided = found.live_since, found.decision
+        since = f"{show.moment(move.at)} UTC by {move.actor}: {move.reason}" if move else "unknown"
+        rows = [
+            ("asked", f"{show.moment(found.asked_at)} UTC, route {found.route}"),
+            ("question", found.question or "erased or none"),
+            ("answer", found.answer or "erased or none"),
+            ("version", f"{found.version}, {found.base}, spec {found.spec_sha256[:12]}"),
+            ("prompt", found.prompt),
+            ("live since", since),
+            ("decision", f"{decided.outcome} {decided.key}: {' '.join(decided.reasons)}" if decided else "none"),
+            ("guards", ", ".join(found.guards) or "none"),
+            ("guidelines", found.guidelines_sha256[:12] or "none"),
+            *((f"like it {near.likeness:.2f}", f"{near.text} -> {near.label}") for near in found.nearest),
+            *(("missing", line) for line in found.missing),
+        ]
+        show.table("", "", rows=rows)
+    show.then("`trimtab card` for the version, `trimtab audit verify` for the record")
 
 
 def _text(path: Path) -> str:

@@ -23,7 +23,9 @@ def create(
     project: Folder = Path(),
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="predict, feedback, models, metrics or admin; again for more.", show_default="predict"),
+        typer.Option(
+            help="predict, feedback, models, metrics, admin or attributes; again for more.", show_default="predict"
+        ),
     ] = None,
     expires: Annotated[str | None, typer.Option(help="For how long, e.g. 90d or 12h.", show_default="for good")] = None,
     rate: Annotated[

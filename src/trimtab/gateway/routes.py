@@ -130,6 +130,11 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
     endpoint: Endpoint = Endpoint()
     fallback: list[Entity] = []
     shadow: Entity | None = None
+    disclosure: dict[str, str] = {}
+
+    def disclosed(self, path: str) -> bytes:
+        """The header lines in which answers of a path say that a machine made them."""
+        return self.disclosure.get(path, self.disclosure.get("", "")).encode() if self.disclosure else b""
 
     @cached_property
     def names(self) -> frozenset[str | None]:

@@ -219,10 +219,11 @@ def no_journal(error: OSError) -> Fault:
 def headers(row: Row) -> bytes:
     """The headers that tell of the row: its id, the version and the split of its time."""
     total = time.perf_counter() - row.exchange.at
-    return b"x-request-id: %b\r\n%b%b\r\n%b%b" % (
+    return b"x-request-id: %b\r\n%b%b\r\n%b%b%b" % (
         row.opened.request_id.encode(),
         row.entity.shown,
         row.route.encode(),
+        row.routed.disclosed(row.opened.path),
         observing.time_split(row, total),
         row.admitted.headers,
     )

@@ -31,15 +31,15 @@ def write(settings: Settings, control: Control, first: datetime, last: datetime,
     if not chosen:
         span = f"{entries[0].at} to {entries[-1].at}" if entries else "nothing"
         raise Fixable(f"no audit entry between {first} and {last}", f"choose a period inside the log: {span}")
-    leaves, notes, signer = [entry.leaf for entry in entries], control.checkpoints(), control.signer
+    tree, notes, signer = audit.Grown(entry.leaf for entry in entries), control.checkpoints(), control.signer
     files = {
         "README.txt": HOW.encode(),
         "verify_audit.py": Path(verify_audit.__file__).read_bytes(),
-        "entries.jsonl": "".join(_line(entry, leaves) for entry in chosen).encode(),
+        "entries.jsonl": "".join(_line(entry, tree) for entry in chosen).encode(),
         "checkpoint.note": notes[len(entries)].encode(),
     }
     if (before := chosen[0].seq - 1) > 0:
-        proof = [step.hex() for step in audit.consistency_proof(leaves, before)]
+        proof = [step.hex() for step in audit.consistency_proof(tree, before)]
         files["earlier.json"] = json.dumps({"checkpoint": notes[before], "proof": proof}).encode()
     for card in sorted(settings.cards.glob("*.md")):
         files[f"cards/{card.name}"] = card.read_bytes()
@@ -54,6 +54,6 @@ def write(settings: Settings, control: Control, first: datetime, last: datetime,
     return len(chosen)
 
 
-def _line(entry: audit.Entry, leaves: list[bytes]) -> str:
-    proof = [step.hex() for step in audit.inclusion_proof(leaves, entry.seq - 1)]
+def _line(entry: audit.Entry, tree: audit.Grown) -> str:
+    proof = [step.hex() for step in audit.inclusion_proof(tree, entry.seq - 1)]
     return json.dumps(entry.model_dump() | {"proof": proof}, ensure_ascii=False) + "\n"

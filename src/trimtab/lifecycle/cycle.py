@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 from trimtab import registry, training
 from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable
+from trimtab.lifecycle import compliance, erasure
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
 from trimtab.project import Loaded
 from trimtab.promotion import decide, gather, rollout
@@ -152,6 +153,7 @@ def unfinished(control: Control, model: str) -> list[Cycle]:
 def run_now(settings: Settings, loaded: Loaded, reason: str) -> CycleEnd:
     """Resume the unfinished cycle, or open one, and run it here. Raises Fixable when another process runs one."""
     control = Control(settings)
+    erasure.choose(settings, loaded.project.evidence)
     drain(settings)
     with only_cycle(settings) as free:
         if not free:
@@ -267,15 +269,19 @@ def _decide(work: Work, candidate: ModelVersion, champion: ModelVersion) -> Deci
     if made is not None:  # and then interrupted: a decision is made once
         return made
     found = [work.control.get("gate", f"{work.key}/{name}", GateResult) for name in gather.required(work.loaded)]
+    gates = [gate for gate in found if gate is not None]
+    report = compliance.at_promotion(work.settings, work.loaded, work.control, candidate, gates, work.key, utc_now())
     decision = decide.decide(
         key=work.key,
         model=work.cycle.model,
         candidate=candidate.version,
         champion_compared=champion.version,
         champion_now=work.control.alias(work.cycle.model, "champion"),
-        gates=[gate for gate in found if gate is not None],
+        gates=gates,
         required=gather.required(work.loaded),
         now=utc_now(),
+        unproved=[f"Clause {f.clause} is {f.status}: {f.reason}" for f in report.open] if report else (),
+        guidelines=work.loaded.guidelines_sha256,
     )
     work.control.put("decision", work.key, decision)
     card(work.settings, work.loaded, candidate.version)

@@ -14,6 +14,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from trimtab import registry, trace_context
 from trimtab.errors import TrimtabError
+from trimtab.lifecycle import compliance, erasure
 from trimtab.lifecycle import cycle as cycles
 from trimtab.lifecycle.anchor import anchor
 from trimtab.monitor import watch
@@ -24,6 +25,7 @@ from trimtab.records.project import RetrainSection
 from trimtab.records.record import utc_now
 from trimtab.records.training import Trigger
 from trimtab.settings import Settings
+from trimtab.store import seals
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.lake import Lake
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 1
 WATCH_SECONDS = 3
 EXPORT_SECONDS = 2
+SEAL_SECONDS = 60
+COMPLIANCE_SECONDS = 3600
 TRIES = 3
 """A cycle that breaks off this often in one process ends as failed, so that it does not block the ones after it."""
 
@@ -57,6 +61,17 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     once: dict[str, Any] = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
     scheduler.add_job(_guarded(lambda: drain(settings)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
     scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
+    model = loaded.project.name
+    erasure.choose(settings, loaded.project.evidence)
+    seal = _guarded(lambda: seals.seal(settings, loop.control, model, utc_now()))
+    scheduler.add_job(seal, "interval", seconds=SEAL_SECONDS, id="seal", **once)
+    scheduler.add_job(
+        _guarded(lambda: compliance.look(settings, loaded, loop.control, utc_now())),
+        "interval",
+        seconds=COMPLIANCE_SECONDS,
+        id="compliance",
+        **once,
+    )
     places: dict[str, int] = {}
     scheduler.add_job(
         _guarded(lambda: anchor(settings, loaded, loop.control, places)),
@@ -79,6 +94,7 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
 
     def stop() -> None:
         scheduler.shutdown(wait=False)
+        seal()
         close()
 
     return stop

@@ -23,8 +23,6 @@ Report = DriftReport | QualityReport
 
 WEBHOOK_TIMEOUT = 5.0
 """Seconds."""
-_EXAMPLE = 140
-"""Characters of an example in an alert; the report has the whole text."""
 _COUNTS = ("no", "one", "two", "three", "four", "five")
 
 _log = logging.getLogger("trimtab.monitor")
@@ -118,7 +116,7 @@ def _drift_text(report: DriftReport) -> tuple[str, str]:
 
 def _topic(cluster: Cluster) -> str:
     d = cluster.difference
-    examples = "\n".join(f"  “{_short(text)}”" for text in cluster.examples[:3])
+    examples = "\n".join(f"  `trimtab explain {request}`" for request in cluster.examples[:3])
     return (
         f"\n{_name(cluster)}: {cluster.n} requests, {cluster.share:.0%} where the reference has "
         f"{cluster.share_reference:.0%}, since {_clock(cluster.began_at)}; "
@@ -128,7 +126,7 @@ def _topic(cluster: Cluster) -> str:
 
 
 def _name(cluster: Cluster) -> str:
-    return ", ".join(cluster.terms[:3]) or f"“{_short(cluster.examples[0], 60)}”"
+    return ", ".join(cluster.terms[:3]) or "a group without words of its own"
 
 
 def _quality_text(report: QualityReport, champion: int) -> tuple[str, str]:
@@ -148,11 +146,6 @@ def _quality_text(report: QualityReport, champion: int) -> tuple[str, str]:
         unknown = ", ".join(f"{label} ({n})" for label, n in report.unknown_labels.items())
         lines.append(f"Labels that version {champion} does not know: {unknown}.")
     return title, "\n".join(lines)
-
-
-def _short(text: str, length: int = _EXAMPLE) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
 
 
 def _clock(time: datetime) -> str:

@@ -43,11 +43,12 @@ _MOST = 5
 
 
 class Row(NamedTuple):
-    """One request: its text, the text's vector (see `embed`), when it was asked."""
+    """One request: its text, the text's vector (see `embed`), when it was asked, its id."""
 
     text: str
     vector: np.ndarray
     time: datetime
+    request: str
 
 
 @dataclass(frozen=True)
@@ -190,13 +191,15 @@ def _cluster(
     mine = group[n:]
     rows = n + np.flatnonzero(mine)
     central = rows[np.argsort(squared[np.ix_(rows, group)].mean(axis=1), kind="stable")]
-    examples = list(dict.fromkeys(body(current[i - n].text) for i in central))
+    nearest: dict[str, str] = {}
+    for i in central:
+        nearest.setdefault(body(current[i - n].text), current[i - n].request)
     share_reference = float(group[:n].mean())
     texts = [row.text for row in (*reference, *current)]
     known = np.flatnonzero(~group[:n])
     return Cluster(
         terms=_terms([texts[i] for i in np.flatnonzero(group)], [texts[i] for i in known]),
-        examples=tuple(examples[:_MOST]),
+        examples=tuple(nearest.values())[:_MOST],
         n=int(mine.sum()),
         share=int(mine.sum()) / m,
         share_reference=share_reference,

@@ -170,15 +170,19 @@ def _first_after(lake: Lake, moment: datetime) -> int:
 
 
 def _side(settings: Settings, lake: Lake, first: int, last: int) -> _Side:
-    frame = lake.sample(first, last, ["request_time", "outcome", "input_text"])
+    frame = lake.sample(first, last, ["request_time", "outcome", "input_text", "databricks_request_id"])
     times = frame["request_time"].to_list()
     if not times:
         raise Corrupt(f"rows {first} to {last - 1} are no longer in the lake")
     asked = [
-        (time, text) for time, outcome, text in frame.iter_rows() if outcome == "ok" and text is not None and body(text)
+        (time, text, request)
+        for time, outcome, text, request in frame.iter_rows()
+        if outcome == "ok" and text is not None and body(text)
     ]
-    vectors = embed.vectors(embed.load(settings.blobs), [text for _, text in asked])
-    rows = [drift.Row(text, vector, time) for (time, text), vector in zip(asked, vectors, strict=True)]
+    vectors = embed.vectors(embed.load(settings.blobs), [text for _, text, _ in asked])
+    rows = [
+        drift.Row(text, vector, time, request) for (time, text, request), vector in zip(asked, vectors, strict=True)
+    ]
     return _Side(Window(first=first, last=last, start=min(times), end=max(times)), rows)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.project import companions, retirement, rules
+from trimtab.project import companions, guidelines, retirement, rules
 from trimtab.project.reading import Reading, open_project, project_of
+from trimtab.records.guidelines import Guidelines
 from trimtab.records.project import Project
 from trimtab.records.record import content_hash
 from trimtab.records.registry import LabelSet, Prompt
@@ -32,6 +33,9 @@ class Loaded:
     labels: LabelSet | None
     prompt: Prompt
     swaps: Swaps | None
+    guidelines: Guidelines | None = None
+    guidelines_sha256: str = ""
+    """Of the file's bytes; empty without one."""
 
 
 def load(path: Path) -> Loaded:
@@ -86,7 +90,9 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
     rules.look(reading, project, labels, swaps)
-    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps)
+    rule_book = guidelines.guidelines(reading, project)
+    digest = reading.digests.get("guidelines", "")
+    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest)
 
 
 def _sorted(reading: Reading) -> list[ConfigError]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -23,6 +23,8 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from trimtab.errors import ConfigError
 from trimtab.records.project import FileModel, Project
+
+M = TypeVar("M", bound=FileModel)
 
 Loc = tuple[str | int, ...]
 """Where something stands in a document: keys and positions from the top."""
@@ -182,32 +184,43 @@ def project_of(reading: Reading) -> Project | None:
         except ValidationError as invalid:
             errors = invalid.errors(include_url=False)
         if again == 0:
-            _note(reading, errors)
+            _note(reading, reading.main, Project, errors)
+            reading.broken += [_replaceable(error["loc"]) for error in errors]
         data = _mended(data, errors)
     return None
+
+
+def section_of(reading: Reading, document: Document, model: type[M], at: Loc = ()) -> M | None:
+    """What stands at a place of another file, as its model; None with every fault noted."""
+    try:
+        return model.model_validate_json(json.dumps(document.value(at)), strict=True)
+    except ValidationError as invalid:
+        _note(reading, document, model, invalid.errors(include_url=False), at)
+        return None
 
 
 _ROUNDS = 6  # each one repairs a level of the file; the deepest field is gates.fairness.swaps
 
 
-def _note(reading: Reading, errors: Iterable[ErrorDetails]) -> None:
+def _note(
+    reading: Reading, document: Document, root: type[FileModel], errors: Iterable[ErrorDetails], at: Loc = ()
+) -> None:
     for error in errors:
-        loc = error["loc"]
-        message, fix = _explained(reading, error)
-        reading.fault(loc, message, fix)
-    reading.broken += [_replaceable(error["loc"]) for error in errors]
+        loc = (*at, *error["loc"])
+        message, fix = _explained(document.value(loc), root, error)
+        reading.fault(loc, message, fix, document=document)
 
 
-def _explained(reading: Reading, error: ErrorDetails) -> tuple[str, str]:
-    """A message and a fix for one of pydantic's errors."""
+def _explained(found: Any, root: type[FileModel], error: ErrorDetails) -> tuple[str, str]:
+    """A message and a fix for one of pydantic's errors about the value that was found."""
     loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_key(loc)
-    info = _field(loc)
+        return _unknown_key(loc, root)
+    info = _field(loc, root)
     about = f" ({_first(info.description).rstrip('.')})" if info and info.description else ""
     if kind == "missing":
         return "is missing", f"add `{loc[-1]}: …`{about}"
-    value = shown(reading.main.value(loc))
+    value = shown(found)
     if kind == "refused":
         return f"{value}: {context['problem']}", context["fix"]
     if kind == "literal_error":
@@ -231,11 +244,11 @@ _FORMS = {
 }
 
 
-def _unknown_key(loc: Loc) -> tuple[str, str]:
-    model = _section(loc[:-1])
-    known = list(model.model_fields) if model else []
+def _unknown_key(loc: Loc, root: type[FileModel]) -> tuple[str, str]:
+    model = _section(loc[:-1], root)
+    known = [info.alias or name for name, info in model.model_fields.items()] if model else []
     key = str(loc[-1])
-    elsewhere = [f"{section}.{key}" for section, names in _sections().items() if key in names]
+    elsewhere = [f"{section}.{key}" for section, names in _sections(root).items() if key in names]
     near = suggestion(key, known)
     if not near and elsewhere:
         near = f"it belongs at {elsewhere[0].removeprefix('.')}; "
@@ -277,7 +290,7 @@ def _mended(data: Any, errors: Iterable[ErrorDetails]) -> Any:
     for error in errors:
         if error["type"] == "missing":
             *parents, last = error["loc"]
-            _at(data, parents)[last] = _stand_in(_field(error["loc"]))
+            _at(data, parents)[last] = _stand_in(_field(error["loc"], Project))
         else:
             *parents, last = _replaceable(error["loc"])
             container = _at(data, parents)
@@ -311,9 +324,9 @@ def _stand_in(info: FieldInfo | None) -> Any:
     return {} if isinstance(kind, type) and issubclass(kind, FileModel) else []
 
 
-def _section(loc: Iterable[str | int]) -> type[FileModel] | None:
+def _section(loc: Iterable[str | int], root: type[FileModel]) -> type[FileModel] | None:
     """The model of the section at `loc`."""
-    model: type[FileModel] | None = Project
+    model: type[FileModel] | None = root
     for part in loc:
         if isinstance(part, int):
             continue
@@ -322,9 +335,9 @@ def _section(loc: Iterable[str | int]) -> type[FileModel] | None:
     return model
 
 
-def _field(loc: Loc) -> FieldInfo | None:
+def _field(loc: Loc, root: type[FileModel]) -> FieldInfo | None:
     loc = _replaceable(loc)
-    model = _section(loc[:-1]) if loc else None
+    model = _section(loc[:-1], root) if loc else None
     return model.model_fields.get(str(loc[-1])) if model else None
 
 
@@ -334,7 +347,7 @@ def _model(annotation: Any) -> type[FileModel] | None:
     return next((found for part in get_args(annotation) if (found := _model(part))), None)
 
 
-def _sections(model: type[FileModel] = Project, path: str = "") -> dict[str, set[str]]:
+def _sections(model: type[FileModel], path: str = "") -> dict[str, set[str]]:
     """Every section's keys, by its dotted path."""
     found = {path: set(model.model_fields)}
     for name, info in model.model_fields.items():

@@ -19,13 +19,17 @@ def decide(
     gates: Sequence[GateResult],
     required: Sequence[str],
     now: datetime,
+    unproved: Sequence[str] = (),
+    guidelines: str = "",
 ) -> Decision:
-    """Decide on a candidate. `required` names the gates the file asks for.
+    """Decide on a candidate. `required` names the gates the file asks for, `unproved` the blocking clauses of the
+    guidelines (`guidelines` is their SHA-256) that are not proved, a sentence each.
 
     In this order: the champion moved since it was compared, hold; a gate failed, reject; a required gate is missing or
-    insufficient, hold; else promote. No required gate at all is hold too: nothing would speak for the candidate.
+    insufficient, or a blocking clause unproved, hold; else promote. No required gate at all is hold too: nothing would
+    speak for the candidate.
     """
-    outcome, reasons = _judge(champion_compared, champion_now, gates, required)
+    outcome, reasons = _judge(champion_compared, champion_now, gates, required, unproved)
     return Decision(
         key=key,
         model=model,
@@ -35,11 +39,16 @@ def decide(
         reasons=tuple(reasons),
         gates=tuple(gates),
         at=now,
+        guidelines=guidelines,
     )
 
 
 def _judge(
-    compared: int | None, champion: int | None, gates: Sequence[GateResult], required: Sequence[str]
+    compared: int | None,
+    champion: int | None,
+    gates: Sequence[GateResult],
+    required: Sequence[str],
+    unproved: Sequence[str],
 ) -> tuple[Literal["promote", "hold", "reject"], list[str]]:
     if compared != champion:
         return "hold", [f"The champion is {_name(champion)} now, but the comparison was with {_name(compared)}."]
@@ -49,8 +58,8 @@ def _judge(
     open_ = [reason for name in required if (reason := _open(name, gates))]
     if not required:
         open_ = ["No gate is required, so there is no evidence for the candidate."]
-    if open_:
-        return "hold", open_
+    if open_ or unproved:
+        return "hold", [*open_, *unproved]
     return "promote", [f"The {gate.gate} gate passed: {gate.detail}" for gate in gates if gate.gate in required]
 
 

@@ -111,8 +111,10 @@ def fairness_gate(
     if section is None or loaded.swaps is None:
         return None
     groups = loaded.swaps[section.sensitive[0]]
-    pairs = [(case.input, twin) for case in cases(dataset, "frames") if (twin := swaps.twin(case.input, groups))]
-    pairs = pairs[: section.pairs]
+    frames = cases(dataset, "frames")
+    found = [(case, twin) for case in frames if (twin := swaps.twin(case.input, groups))][: section.pairs]
+    requests = [case.request_id for case, _ in found]
+    pairs = [(case.input, twin) for case, twin in found]
     parts = [pairs[:FIRST_LOOK], pairs[FIRST_LOOK:]] if len(pairs) > FIRST_LOOK else [pairs]
     replies: list[dict[str, str] | None] = []
     judged: list[GateResult] = []
@@ -128,8 +130,8 @@ def fairness_gate(
                 favourable=section.favourable,
                 deadband=section.deadband,
                 max_disparity=section.max_disparity,
-                names=[(twin.name, twin.replacement) for _, twin in seen],
-                texts=[original for original, _ in seen],
+                names=[(f"group {twin.group}", f"group {twin.other_group}") for _, twin in seen],
+                texts=[f"request {request}" for request in requests[: len(seen)]],  # no text: records cannot be erased
                 looks=len(parts),
             )
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from trimtab.records.project import EndpointSection
 from trimtab.records.record import Record
 
@@ -56,6 +58,8 @@ class Routes(Record):
     fallback: tuple[ServedEntity, ...] = ()
     """In the order they are asked."""
     shadow: ServedEntity | None = None
+    disclosure: dict[str, str] = Field(default={})
+    """Header lines of answers, by path; under the empty path those of every other one."""
 
 
 class Feedback(Record):

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from trimtab.records.record import Record
 
-Scope = Literal["predict", "feedback", "models", "metrics", "admin"]
-SCOPES: tuple[Scope, ...] = ("predict", "feedback", "models", "metrics", "admin")
-"""What a key may do: ask the model, send feedback, list models, read metrics, everything."""
+Scope = Literal["predict", "feedback", "models", "metrics", "admin", "attributes"]
+SCOPES: tuple[Scope, ...] = ("predict", "feedback", "models", "metrics", "admin", "attributes")
+"""What a key may do: ask the model, send feedback, list models, read metrics, all of these; read protected attributes,
+which admin does not include."""
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "day": 86400}
 _MANY = {"": 1, "k": 1000, "M": 1_000_000}

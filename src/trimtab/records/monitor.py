@@ -39,7 +39,7 @@ class Cluster(Record):
     """A group of current texts that the reference hardly knows: the name of what is new."""
 
     terms: tuple[str, ...] = Field(description="words that set it apart, strongest first")
-    examples: tuple[str, ...] = Field(description="texts nearest the centre, at most five")
+    examples: tuple[str, ...] = Field(description="ids of the requests nearest the centre, at most five")
     n: int
     share: float = Field(description="of the current window")
     share_reference: float

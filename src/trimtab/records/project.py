@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from trimtab.records import keys
+from trimtab.records.erasure import SubjectField
 from trimtab.records.record import Record
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -268,11 +269,27 @@ class RolloutSection(FileModel):
     """False alarms over the whole rollout, however often it is looked at."""
 
 
+class RetentionSection(FileModel):
+    """How long what was asked and answered is kept (`trimtab retention`)."""
+
+    content_days: int | None = Field(default=None, ge=1)
+    """Days after which texts, requests and answers are erased from their rows; null: never."""
+    metadata_days: int | None = Field(default=None, ge=1)
+    """Days after which rows are deleted as a whole; null: never. The EU AI Act asks for at least 183."""
+
+
 class EvidenceSection(FileModel):
     """What an auditor can rely on."""
 
     anchor: tuple[Annotated[str, AfterValidator(_anchor)], ...] = ("mlflow",)
     """Where the audit log's signed checkpoints are kept besides the database: mlflow, file:PATH, webhook:https://…"""
+    subject: SubjectField = "caller"
+    """What tells whose a request is, for `trimtab erase`: caller (`user`, x-trimtab-caller or the key), requester (the
+    key or address), client_request_id."""
+    erasure: Literal["rewrite", "subject_keys"] = "rewrite"
+    """rewrite: erasing rewrites the tables. subject_keys: payloads are also encrypted under a key for each subject, so
+    that destroying it reaches backups; other readers of the Delta table then see ciphertext."""
+    retention: RetentionSection = RetentionSection()
 
 
 class ProviderSection(FileModel):
@@ -320,6 +337,37 @@ class ShadowSection(FileModel):
     """Tokens of copies in a day (UTC), input and output: no copy starts beyond it."""
 
 
+class RouteDisclosure(FileModel):
+    """What the answers of one path say of themselves."""
+
+    mode: Literal["machine-generated", "ai-originated", "ai-modified", "off"] = "machine-generated"
+    """machine-generated: no person looks at an answer before it is used; ai-originated: one does; off: no header."""
+    notice: Annotated[str, Field(pattern=r"^https?://[^\s<>]+$", examples=["https://example.org/ai-notice"])] | None = (
+        None
+    )
+    """Page that tells people what they deal with; sent as a Link (describedby)."""
+
+    def header(self, model: str) -> str:
+        """The value of AI-Disclosure (draft-abaris-aicdh-01, an RFC 9651 dictionary); empty when off."""
+        return "" if self.mode == "off" else f'mode={self.mode}, model="{model}"'
+
+    def lines(self, model: str) -> str:
+        """Header lines, each with its end."""
+        link = f'link: <{self.notice}>; rel="describedby"\r\n' if self.notice else ""
+        return f"ai-disclosure: {self.header(model)}\r\n{link}" if self.mode != "off" else link
+
+
+class DisclosureSection(RouteDisclosure):
+    """What answers say of themselves: that a machine made them, and where people read more."""
+
+    routes: dict[Annotated[str, Field(pattern=r"^/\S*$")], RouteDisclosure] = Field(default={})
+    """Paths that say something else, e.g. {/predict: {mode: ai-originated}}."""
+
+    def by_path(self, model: str) -> dict[str, str]:
+        """Header lines by path; under the empty path those of every other one."""
+        return {"": self.lines(model)} | {path: route.lines(model) for path, route in self.routes.items()}
+
+
 class EndpointSection(FileModel):
     """Who may ask and how much; how requests reach the models: what is tried, how often, how many at once."""
 
@@ -352,6 +400,8 @@ class EndpointSection(FileModel):
     """Requests that may wait for their turn; the next one is refused with 429 and Retry-After."""
     shadow: ShadowSection | None = None
     """A share of requests copied to another version."""
+    disclosure: DisclosureSection = DisclosureSection()
+    """The header that says a machine answered."""
 
 
 class LocalTarget(FileModel):
@@ -384,6 +434,8 @@ class Project(FileModel):
     gates: GatesSection = GatesSection()
     rollout: RolloutSection = RolloutSection()
     evidence: EvidenceSection = EvidenceSection()
+    guidelines: str | None = None
+    """File of the guidelines that a change must satisfy, relative to trimtab.yaml, e.g. guidelines.yaml."""
     target: TargetSection = TargetSection()
     providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
     """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""

@@ -47,6 +47,9 @@ class Decision(Record):
     reasons: tuple[str, ...]
     gates: tuple[GateResult, ...]
     at: datetime
+    guidelines: str = Field(
+        default="", description="SHA-256 of the guidelines it was held against; empty: there were none"
+    )
 
 
 class RolloutLook(Record):

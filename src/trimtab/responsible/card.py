@@ -1,6 +1,7 @@
-"""The model card: what one version is, on what data, by what evidence it was let in. Pure; from records only.
+"""The system card: what one version is, on what data, by what evidence it was let in. Pure; from records only.
 
-Markdown with the metadata block that Hugging Face reads (model-index). The same records give the same bytes.
+Markdown under the headings of Annex IV of the EU AI Act, with the metadata block that Hugging Face reads (model-index).
+The same records give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from trimtab.records.guidelines import ComplianceReport, Drill, Guidelines
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Decision, GateResult, RolloutLook
 from trimtab.records.registry import AliasMove, ModelVersion
 from trimtab.records.training import DatasetVersion, TrainingRun
+from trimtab.responsible.compliance_report import FRAMEWORKS
 
 NOT_RECORDED = "Not recorded."
+NO_GUIDELINES = f"{NOT_RECORDED} The project has no guidelines."
+LATER = ("Gates", "Decision", "Rollout")
+"""What a card can only say once the version was decided on."""
 
 
 def render(
@@ -29,28 +35,100 @@ def render(
     decision: Decision | None = None,
     moves: Sequence[AliasMove] = (),
     looks: Sequence[RolloutLook] = (),
+    guidelines: Guidelines | None = None,
+    report: ComplianceReport | None = None,
+    drills: Sequence[Drill] = (),
+    watched: Sequence[str] = (),
 ) -> str:
     """The card as Markdown. `license` is that of the base weights (a Hugging Face licence id, "unknown" if so).
 
-    What has no record is named as not recorded. `moves` and `looks` of other versions are left out.
+    What has no record is named as not recorded. `moves` and `looks` of other versions are left out. `report` is the
+    newest one that is on record, `watched` what is monitored, a sentence each.
     """
     spec = version.spec
     mine = [move for move in moves if version.version in (move.before, move.after)]
     own = [look for look in looks if look.candidate == version.version]
     sections = {
-        "Purpose": _purpose(version),
-        "What it is made of": _parts(version),
-        "Data": _data(dataset),
-        "Training": _training(training),
-        "Gates": _gates(decision),
-        "Fairness": _fairness(decision, dataset),
-        "Decision": _decision(decision, mine),
-        "Rollout": _rollout(own),
-        "Check it yourself": _verify(version),
+        "1. General description": {"Purpose": _purpose(version), "Intended use": _use(guidelines)},
+        "2. Elements and development": {
+            "What it is made of": _parts(version),
+            "Data": _data(version, dataset),
+            "Training": _training(version, training),
+        },
+        "3. Functioning and control": {
+            "Fairness": _fairness(decision, dataset),
+            "Human oversight": _oversight(guidelines, drills),
+        },
+        "4. Performance metrics": {"Gates": _gates(decision)},
+        "5. Risk management": {"Risks": _risks(guidelines), "Clauses": _clauses(report)},
+        "6. Changes": {"Decision": _decision(decision, mine), "Rollout": _rollout(own)},
+        "7. Standards": {"What the clauses speak to": _standards(guidelines)},
+        "8. Declaration of conformity": {"": "None is made here: it is the provider's to draw up and sign."},
+        "9. After it is live": {"Monitoring": _monitoring(watched, guidelines)},
+        "Check it yourself": {"": _verify(version)},
     }
     metadata = _metadata(version, license.lower(), language, dataset, decision)
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    body = "\n\n".join(
+        "\n\n".join([f"## {title}", *(f"### {name}\n\n{text}" if name else text for name, text in parts.items())])
+        for title, parts in sections.items()
+    )
     return f"---\n{metadata}---\n\n# {spec.model}, version {version.version}\n\n{body}\n"
+
+
+def gaps(card: str) -> list[str]:
+    """The headings of a card that have nothing on record, but for those that only a decision can fill."""
+    parts = (part.partition("\n\n") for part in card.split("\n### ")[1:])
+    return [name for name, _, text in parts if text.startswith(NOT_RECORDED) and name not in LATER]
+
+
+def _use(guidelines: Guidelines | None) -> str:
+    if guidelines is None:
+        return NO_GUIDELINES
+    use = guidelines.intended_use
+    lines = [
+        f"{use.purpose} Answerable: {guidelines.owner}.",
+        *([f"Where: {', '.join(use.domains)}."] if use.domains else []),
+        *([f"By whom: {', '.join(use.users)}."] if use.users else []),
+        *(f"- Not for: {use}" for use in guidelines.prohibited_use),
+    ]
+    return "\n".join(lines)
+
+
+def _oversight(guidelines: Guidelines | None, drills: Sequence[Drill]) -> str:
+    if guidelines is None or not guidelines.oversight:
+        return NO_GUIDELINES if guidelines is None else f"{NOT_RECORDED} The guidelines name none."
+    held = [(drill.at.isoformat(), drill.kind, drill.by, drill.seen) for drill in drills]
+    drilled = table(("at", "drill", "by", "seen"), held) if held else "No drill was held yet."
+    return f"{guidelines.oversight}\n\n{drilled}"
+
+
+def _risks(guidelines: Guidelines | None) -> str:
+    if guidelines is None or not guidelines.risks:
+        return NO_GUIDELINES if guidelines is None else f"{NOT_RECORDED} The guidelines name none."
+    return "\n".join(f"- {risk}" for risk in guidelines.risks)
+
+
+def _clauses(report: ComplianceReport | None) -> str:
+    if report is None:
+        return "No report on this version is kept yet: `trimtab compliance --record`."
+    rows = [(f.clause, f.text, f.status, f.reason) for f in report.findings]
+    return f"As found at {report.at.isoformat()}:\n\n" + table(("clause", "promise", "status", "found"), rows)
+
+
+def _standards(guidelines: Guidelines | None) -> str:
+    places = sorted({place for clause in guidelines.clauses for place in clause.maps}) if guidelines else []
+    if not places:
+        return NO_GUIDELINES if guidelines is None else f"{NOT_RECORDED} No clause names an article or a control."
+    named = {prefix: [place for place in places if place.split("-")[0] == prefix] for prefix in FRAMEWORKS}
+    lines = [f"- {FRAMEWORKS[prefix]}: {', '.join(found)}" for prefix, found in named.items() if found]
+    return "\n".join([*lines, "", "Named as what clauses speak to; whether they are met is not judged here."])
+
+
+def _monitoring(watched: Sequence[str], guidelines: Guidelines | None) -> str:
+    if not watched:
+        return f"{NOT_RECORDED} Nothing is monitored."
+    periodic = [f"{c.id} is proved again {', '.join(c.on)}" for c in guidelines.clauses] if guidelines else []
+    return "\n".join(f"- {line}" for line in [*watched, *periodic])
 
 
 def _metadata(
@@ -114,12 +192,12 @@ def _parts(version: ModelVersion) -> str:
         ("registered", f"{version.created_at.isoformat()}, MLflow run `{version.run_id}`"),
         ("parent", f"version {version.parent}" if version.parent is not None else "none"),
     ]
-    return _table(("part", "value"), rows)
+    return table(("part", "value"), rows)
 
 
-def _data(dataset: DatasetVersion | None) -> str:
+def _data(version: ModelVersion, dataset: DatasetVersion | None) -> str:
     if dataset is None:
-        return f"{NOT_RECORDED} This version was not fine-tuned by a cycle."
+        return _untuned(version)
     excluded = ", ".join(f"{n} {reason}" for reason, n in sorted(dataset.excluded.items())) or "none"
     new = "; ".join(f"{field}: {', '.join(values)}" for field, values in dataset.new_labels.items()) or "none"
     rows = [
@@ -133,12 +211,16 @@ def _data(dataset: DatasetVersion | None) -> str:
         ("largest likeness of a training and a hold-out row", f"{dataset.nearest_leak:.3f}"),
         ("rows seen until", dataset.cut.isoformat()),
     ]
-    return _table(("data", "value"), rows)
+    return table(("data", "value"), rows)
 
 
-def _training(run: TrainingRun | None) -> str:
+def _untuned(version: ModelVersion) -> str:
+    return NOT_RECORDED if version.spec.adapter_sha256 else "This version was not fine-tuned by a cycle."
+
+
+def _training(version: ModelVersion, run: TrainingRun | None) -> str:
     if run is None:
-        return NOT_RECORDED
+        return _untuned(version)
     params = ", ".join(f"{name} {value}" for name, value in sorted(run.params.items()))
     return (
         f"{run.method.upper()}, {run.steps} steps in {run.seconds:.0f} s ({params}). Loss {run.loss_first:.3f} to "
@@ -150,8 +232,8 @@ def _gates(decision: Decision | None) -> str:
     if decision is None or not decision.gates:
         return f"{NOT_RECORDED} This version did not pass through gates."
     rows = [(g.gate, g.verdict, str(g.n), _interval(g.value), g.limit, g.test) for g in decision.gates]
-    table = _table(("gate", "verdict", "n", "value", "asked", "test"), rows)
-    return "\n\n".join([table, *(f"- **{gate.gate}**: {gate.detail}" for gate in decision.gates)])
+    judged = table(("gate", "verdict", "n", "value", "asked", "test"), rows)
+    return "\n\n".join([judged, *(f"- **{gate.gate}**: {gate.detail}" for gate in decision.gates)])
 
 
 def _fairness(decision: Decision | None, dataset: DatasetVersion | None) -> str:
@@ -185,12 +267,13 @@ def _decision(decision: Decision | None, moves: Sequence[AliasMove]) -> str:
     if decision is None:
         lines.append(f"{NOT_RECORDED} No decision stands behind this version.")
     else:
+        held = f" Held against guidelines `{decision.guidelines}`." if decision.guidelines else ""
         rival = "no champion" if decision.champion is None else f"version {decision.champion}"
-        lines.append(f"**{decision.outcome}** at {decision.at.isoformat()}, against {rival} (`{decision.key}`).")
+        lines.append(f"**{decision.outcome}** at {decision.at.isoformat()}, against {rival} (`{decision.key}`).{held}")
         lines.append("\n".join(f"- {reason}" for reason in decision.reasons))
     if moves:
         rows = [(m.at.isoformat(), m.alias, _version(m.before), _version(m.after), m.actor, m.reason) for m in moves]
-        lines.append(_table(("at", "alias", "from", "to", "by", "why"), rows))
+        lines.append(table(("at", "alias", "from", "to", "by", "why"), rows))
     return "\n\n".join(lines)
 
 
@@ -210,7 +293,7 @@ def _rollout(looks: Sequence[RolloutLook]) -> str:
         for look in looks
     ]
     head = ("at", "share", "canary failed", "champion failed", "evidence of harm", "difference", "verdict")
-    return _table(head, rows) + "\n\nThe evidence may be looked at any time: harm is called when it reaches its limit."
+    return table(head, rows) + "\n\nThe evidence may be looked at any time: harm is called when it reaches its limit."
 
 
 def _verify(version: ModelVersion) -> str:
@@ -223,7 +306,8 @@ def _verify(version: ModelVersion) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 

@@ -41,9 +41,10 @@ class Entry(Record):
 
 
 class Signer:
-    """The project's signing key: made once, readable by its owner only."""
+    """A signing key, the project's or a person's: made once, readable by its owner only. `name` is the signer's."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, name: str = ORIGIN) -> None:
+        self.name = name
         if not file.exists():
             _create(file)
         key = serialization.load_pem_private_key(file.read_bytes(), password=None)
@@ -55,16 +56,16 @@ class Signer:
     @property
     def verifier_key(self) -> str:
         """What an auditor needs, besides the checkpoints, to check them."""
-        return verify_audit.verifier_key(ORIGIN, self._public)
+        return verify_audit.verifier_key(self.name, self._public)
 
-    def checkpoint(self, leaves: Sequence[bytes]) -> str:
-        """The signed size and root of a log with these leaf hashes (C2SP tlog-checkpoint)."""
-        return self.note(f"{ORIGIN}\n{len(leaves)}\n{base64.b64encode(root(leaves)).decode()}\n")
+    def checkpoint(self, size: int, tree: bytes) -> str:
+        """The signed size and root of a log (C2SP tlog-checkpoint)."""
+        return self.note(f"{ORIGIN}\n{size}\n{base64.b64encode(tree).decode()}\n")
 
     def note(self, text: str) -> str:
         """A text and its signature (C2SP signed-note). `text` ends with a newline."""
-        signature = verify_audit.key_id(ORIGIN, self._public) + self._key.sign(text.encode())
-        return f"{text}\n\u2014 {ORIGIN} {base64.b64encode(signature).decode()}\n"
+        signature = verify_audit.key_id(self.name, self._public) + self._key.sign(text.encode())
+        return f"{text}\n\u2014 {self.name} {base64.b64encode(signature).decode()}\n"
 
 
 def verify(
@@ -99,28 +100,70 @@ def _native_verify(public: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+class Grown:
+    """A tree with every full subtree's root at hand: a proof costs a look-up a level. Built once, in O(n)."""
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._levels: list[list[bytes]] = [[]]
+        for leaf in leaves:
+            self.add(leaf)
+
+    @property
+    def size(self) -> int:
+        return len(self._levels[0])
+
+    def add(self, leaf: bytes) -> None:
+        """Append a leaf hash."""
+        self._levels[0].append(leaf)
+        level = 0
+        while not len(self._levels[level]) % 2:
+            if level + 1 == len(self._levels):
+                self._levels.append([])
+            self._levels[level + 1].append(verify_audit.node_hash(*self._levels[level][-2:]))
+            level += 1
+
+    def root(self, first: int = 0, last: int | None = None) -> bytes:
+        """Root over the leaves first <= i < last; `first` is a multiple of the power of two at or above last - first,
+        or 0. Of none, the hash of nothing."""
+        last = self.size if last is None else last
+        n = last - first
+        if n == 0:
+            return root([])
+        if not n & (n - 1):
+            level = n.bit_length() - 1
+            return self._levels[level][first >> level]
+        middle = first + _split(n)
+        return verify_audit.node_hash(self.root(first, middle), self.root(middle, last))
+
+
+def inclusion_proof(tree: Grown, index: int) -> list[bytes]:
     """Hashes that prove leaf `index` (from 0) to whoever has the root: RFC 9162, 2.1.3.1."""
-    if len(leaves) == 1:
-        return []
-    k = _split(len(leaves))
-    if index < k:
-        return [*inclusion_proof(leaves[:k], index), root(leaves[k:])]
-    return [*inclusion_proof(leaves[k:], index - k), root(leaves[:k])]
+    proof: list[bytes] = []
+    first, last = 0, tree.size
+    while last - first > 1:
+        middle = first + _split(last - first)
+        if index < middle:
+            proof.append(tree.root(middle, last))
+            last = middle
+        else:
+            proof.append(tree.root(first, middle))
+            first = middle
+    return proof[::-1]
 
 
-def consistency_proof(leaves: Sequence[bytes], old: int) -> list[bytes]:
+def consistency_proof(tree: Grown, old: int) -> list[bytes]:
     """Hashes that prove that the tree of the first `old` leaves (0 < old <= all) only grew: RFC 9162, 2.1.4.1."""
-    return _subproof(leaves, old, whole=True)
-
-
-def _subproof(leaves: Sequence[bytes], old: int, *, whole: bool) -> list[bytes]:
-    if old == len(leaves):
-        return [] if whole else [root(leaves)]
-    k = _split(len(leaves))
-    if old <= k:
-        return [*_subproof(leaves[:k], old, whole=whole), root(leaves[k:])]
-    return [*_subproof(leaves[k:], old - k, whole=False), root(leaves[:k])]
+    proof: list[bytes] = []
+    first, last, whole = 0, tree.size, True
+    while old != last:
+        middle = first + _split(last - first)
+        if old <= middle:
+            proof.append(tree.root(middle, last))
+            last = middle
+        else:
+            proof.append(tree.root(first, middle))
+            first, whole = middle, False
+    return ([] if whole else [tree.root(first, last)]) + proof[::-1]
 
 
 def _split(n: int) -> int:

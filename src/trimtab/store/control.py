@@ -22,6 +22,7 @@ from trimtab.records.record import Record, canonical_json, utc_now
 from trimtab.records.registry import AliasMove, Traffic
 from trimtab.settings import Settings
 from trimtab.store import audit
+from trimtab.store.verify_audit import Tree
 
 R = TypeVar("R", bound=Record)
 
@@ -60,6 +61,12 @@ _audit = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("leaf", sa.String(64), nullable=False),  # to sign without reading every body; never trusted to verify
 )
+_tree = sa.Table(  # one row: how the log's tree goes on, so that an entry costs the same however long the log is
+    "tree",
+    _metadata,
+    sa.Column("size", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("full", sa.Text, nullable=False),
+)
 _checkpoints = sa.Table(
     "checkpoints",
     _metadata,
@@ -67,7 +74,11 @@ _checkpoints = sa.Table(
     sa.Column("note", sa.Text, nullable=False),
 )
 
-AUDITED = frozenset({"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"})
+AUDITED = frozenset(
+    {"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"}
+    | {"compliance", "waiver", "attestation", "drill"}
+    | {"seal", "erase_request", "hold", "tombstone", "retention", "attribute_read"}
+)
 """Kinds of fact that enter the audit log in the transaction that writes them."""
 
 
@@ -112,10 +123,13 @@ class Control:
         return True
 
     def _log(self, db: sa.Connection, at: str, kind: str, key: str, body: str) -> None:
-        leaves = db.execute(sa.select(_audit.c.seq, _audit.c.leaf).order_by(_audit.c.seq)).all()
-        entry = audit.Entry(seq=leaves[-1].seq + 1 if leaves else 1, at=at, kind=kind, key=key, body=body)
+        tree = _grown(db)
+        entry = audit.Entry(seq=tree.size + 1, at=at, kind=kind, key=key, body=body)
         db.execute(sa.insert(_audit).values(**entry.model_dump(), leaf=entry.leaf.hex()))
-        note = self.signer.checkpoint([*(bytes.fromhex(row.leaf) for row in leaves), entry.leaf])
+        tree.add(entry.leaf)
+        db.execute(sa.delete(_tree))
+        db.execute(sa.insert(_tree).values(size=tree.size, full=" ".join(full.hex() for full in tree.full)))
+        note = self.signer.checkpoint(tree.size, tree.root())
         db.execute(sa.insert(_checkpoints).values(size=entry.seq, note=note))
 
     def put(self, kind: str, key: str, record: Record) -> bool:
@@ -224,6 +238,18 @@ class Control:
         query = sa.select(_facts.c.kind, _facts.c.key, _facts.c.body).where(_facts.c.kind.in_(AUDITED))
         with self._begin() as db:
             return {(kind, key): body for kind, key, body in db.execute(query).all()}
+
+
+def _grown(db: sa.Connection) -> Tree:
+    """The log's tree as it is now: from its row, or from the leaves where an earlier release wrote none."""
+    size = db.scalar(sa.select(sa.func.max(_audit.c.seq))) or 0
+    row = db.execute(sa.select(_tree).where(_tree.c.size == size)).first()
+    if row is not None:
+        return Tree(size, [bytes.fromhex(full) for full in row.full.split()])
+    tree = Tree()
+    for leaf in db.scalars(sa.select(_audit.c.leaf).order_by(_audit.c.seq)):
+        tree.add(bytes.fromhex(leaf))
+    return tree
 
 
 def _alias(db: sa.Connection, model: str, alias: str) -> int | None:

@@ -11,6 +11,9 @@ and their last commits are synced.
 
 How a table of an earlier release goes on: columns that it lacks are added, at its end, by the first commit with them.
 
+Where the project encrypts payloads, they are encrypted on the way (`subjects`): the journal alone holds them in the
+clear, until its segment is deleted.
+
 How the tables stay small to read: delta-rs writes a checkpoint every 100 commits; after every hundredth the small
 files are merged into files of up to 32 MiB, and files that no version of the last seven days needs are removed.
 """
@@ -32,10 +35,12 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from trimtab.errors import Corrupt, Fixable
+from trimtab.records.record import utc_now
 from trimtab.settings import Settings
 from trimtab.store import journal
 from trimtab.store.journal import Closed, FeedbackFrame
-from trimtab.store.lake import FEEDBACK, INFERENCE, next_row, open_table
+from trimtab.store.lake import FEEDBACK, INFERENCE, PAYLOAD, next_row, open_table
+from trimtab.store.subjects import Subjects, subject_of
 
 BATCH_ROWS = 10_000
 """Inference rows, or pieces of feedback, of one commit, at most."""
@@ -56,7 +61,7 @@ def drain(settings: Settings) -> int:
     if not settings.journal.exists():
         return 0
     settings.lake.mkdir(parents=True, exist_ok=True)
-    with _only_one(settings.lake / "drain.lock"):
+    with only_one(settings.lake / "drain.lock"):
         finished = _finished(settings.journal)  # before recovery: whatever is in here, recovery sees too
         fault: Corrupt | None = None
         try:
@@ -89,7 +94,7 @@ class _Run:
     """One drain's pass over the journal."""
 
     def __init__(self, settings: Settings) -> None:
-        self._lake = settings.lake
+        self._lake, self._subjects = settings.lake, Subjects(settings)
         self._tables = {name: open_table(settings.lake / name) for name in _STATISTICS}
         self._read_to: dict[Path, int] = {}
         self.fault: Corrupt | None = None
@@ -143,7 +148,7 @@ class _Run:
         if batch.closed:
             table = self._tables["inference"]
             first = 0 if table is None else next_row(table)
-            self._append("inference", _inference_rows(batch.closed, first), batch.ends)
+            self._append("inference", _encrypted(_inference_rows(batch.closed, first), self._subjects), batch.ends)
         return len(batch.closed)
 
     def _offset(self, name: str, segment: Path) -> int:
@@ -262,6 +267,23 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=INFERENCE)
 
 
+def _encrypted(rows: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
+    """The rows with their payloads under their subjects' keys, where the project wants that."""
+    if not subjects.encrypts:
+        return rows
+    now, field = utc_now(), subjects.field
+    whose = [subject_of(row, field) for row in rows.iter_rows(named=True)]
+    subjects.prepare(whose, now)
+    for name in PAYLOAD:
+        cells = zip(whose, rows["databricks_request_id"], rows[name], strict=True)
+        stored = [
+            None if text is None else subjects.encrypt(subject, text, f"{request}/{name}", now)
+            for subject, request, text in cells
+        ]
+        rows = rows.with_columns(pl.Series(name, stored, pl.String))
+    return rows
+
+
 def _feedback_rows(feedback: list[FeedbackFrame]) -> pl.DataFrame:
     times = pl.Series([frame.at_ms for frame in feedback], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
     columns = {
@@ -299,7 +321,8 @@ def _text(body: bytes) -> str:
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path) -> Iterator[None]:
+    """Wait for, and hold, the right to write the lake."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

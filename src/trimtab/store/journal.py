@@ -3,7 +3,7 @@
 The boundary: gateways write here and nowhere else; `drain` reads. Nothing heavier than msgspec is imported.
 
 A segment is a file `<start, epoch ns>-<pid>.seg` of frames: little-endian u32 length of the body, u32 CRC-32 of the
-body, body = one byte kind (1 opened, 2 closed, 3 feedback) and the MessagePack array of the struct's fields in order.
+body, body = one byte kind (1 opened, 2 closed, 3 feedback, 4 erased) and the MessagePack array of the struct's fields.
 `write()` returns before the caller goes on, so a killed process loses nothing; a thread groups `fdatasync`, so a power
 cut loses at most the last few milliseconds.
 
@@ -23,7 +23,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ ABORTED_STATUS = 502
 
 _HEADER = struct.Struct("<II")
 _pack_header = _HEADER.pack_into
-_MAYBE_BODY = re.compile(rb"[\x01-\x03][\x90-\x9f\xdc]")
+_MAYBE_BODY = re.compile(rb"[\x01-\x04][\x90-\x9f\xdc]")
 """How a body begins: the kind, then MessagePack's marker of an array."""
 
 
@@ -109,9 +109,15 @@ class FeedbackFrame(msgspec.Struct, array_like=True, frozen=True):
     source: str
 
 
-Frame = Opened | Closed | FeedbackFrame
+class Erased(msgspec.Struct, array_like=True, frozen=True):
+    """What an erased frame was overwritten with: as many bytes as it had."""
 
-_KINDS: dict[type, int] = {Opened: 1, Closed: 2, FeedbackFrame: 3}
+    filler: bytes
+
+
+Frame = Opened | Closed | FeedbackFrame | Erased
+
+_KINDS: dict[type, int] = {Opened: 1, Closed: 2, FeedbackFrame: 3, Erased: 4}
 _DECODERS = {kind: msgspec.msgpack.Decoder(type_) for type_, kind in _KINDS.items()}
 _encode_into = msgspec.msgpack.Encoder().encode_into
 
@@ -272,6 +278,47 @@ def frames(path: Path, offset: int = 0) -> Iterator[tuple[int, Frame]]:
             ) from error
         position += _HEADER.size + len(body)
         yield offset + position, frame
+
+
+def erase(folder: Path, request_ids: Set[str], client_request_ids: Set[str]) -> int:
+    """Overwrite, in place, every frame about these requests; returns how many. Only for rows that the lake holds.
+
+    A writer that lives is not disturbed: it only ever appends. Its segment would otherwise keep them until it rotates.
+    """
+    erased = 0
+    for path in segments(folder):
+        start = 0
+        try:
+            with path.open("r+b") as file:
+                for end, frame in frames(path):
+                    if _is_about(frame, request_ids, client_request_ids):
+                        file.seek(start)
+                        file.write(_erased_bytes(end - start))
+                        erased += 1
+                    start = end
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            continue  # the drain was done with it
+    return erased
+
+
+def _is_about(frame: Frame, request_ids: Set[str], client_request_ids: Set[str]) -> bool:
+    match frame:
+        case Erased():
+            return False
+        case FeedbackFrame(request_id=None):
+            return frame.client_request_id in client_request_ids
+        case _:
+            return frame.request_id in request_ids
+
+
+def _erased_bytes(size: int) -> bytes:
+    """A whole frame of `size` bytes: header, kind, an array of one, and a MessagePack bin of zeros (32 or 8 bit)."""
+    room = size - _HEADER.size - 2
+    value = b"\xc6" + (room - 5).to_bytes(4, "big") if room >= 5 else b"\xc4" + bytes([room - 2])
+    body = b"\x04\x91" + value.ljust(room, b"\x00")
+    return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
 def recover(folder: Path) -> int:

@@ -4,6 +4,8 @@
 numbered 0, 1, 2, … in `row` in the order the drain committed them; the numbers are never used twice.
 `feedback` holds what people said about answers, one row each.
 
+Where the project encrypts payloads (`subjects`), they are stored so and read here as texts; what was erased is null.
+
 Every method works before the tables exist, and sees one committed version. Not to be used in a process forked from
 one that used it: delta-rs refuses that.
 """
@@ -11,6 +13,7 @@ one that used it: delta-rs refuses that.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from trimtab.errors import Corrupt
 from trimtab.settings import Settings
+from trimtab.store.subjects import MARK, Subjects
 
 _TIME = pl.Datetime("us", "UTC")
 
@@ -71,6 +75,9 @@ FEEDBACK = pl.Schema(
 )
 """Columns of `feedback`, in order. `value` is JSON."""
 
+PAYLOAD = ("request", "response", "input_text", "output_text")
+"""Columns of `inference` that hold what people and models said."""
+
 LABELLED = (
     "row",
     "databricks_request_id",
@@ -91,11 +98,17 @@ class Lake:
 
     def __init__(self, settings: Settings) -> None:
         self._inference, self._feedback = settings.lake / "inference", settings.lake / "feedback"
+        self._subjects = Subjects(settings)
 
     def count(self) -> int:
         """How many inference rows there are: they are numbered 0 to count - 1."""
         table = open_table(self._inference)
         return 0 if table is None else next_row(table)
+
+    def count_before(self, moment: datetime) -> int:
+        """How many inference rows were asked before a moment."""
+        asked = _scan(self._inference, INFERENCE).select("request_time").filter(pl.col("request_time") < moment)
+        return asked.select(pl.len()).collect().item()
 
     def sample(
         self, first: int, last: int, columns: list[str] | None = None, n: int | None = None, seed: int = 0
@@ -111,7 +124,27 @@ class Lake:
                 drawn = random.Random(seed).sample(there, n)  # noqa: S311 (a sample, not a secret)
                 window = window.filter(pl.col("row").is_in(drawn))
         wanted = list(INFERENCE) if columns is None else columns
-        return window.sort("row").select(wanted).collect()
+        about = [name for name in ("databricks_request_id",) if name not in wanted]
+        return self._plain(window.sort("row").select([*wanted, *about]).collect()).drop(about)
+
+    def stored(self, first: int, last: int) -> pl.DataFrame:
+        """Inference rows with first <= row < last as they are stored, in order of `row`."""
+        window = _scan(self._inference, INFERENCE).filter(pl.col("row").is_between(first, last, closed="left"))
+        return window.sort("row").collect()
+
+    def find(self, request_id: str) -> pl.DataFrame:
+        """The row of a request, by our id or the client's (then its newest): one row, or none."""
+        ours, theirs = pl.col("databricks_request_id") == request_id, pl.col("client_request_id") == request_id
+        found = _scan(self._inference, INFERENCE).filter(ours | theirs).sort("row").tail(1)
+        return self._plain(found.collect())
+
+    def texts(self, request_ids: Sequence[str]) -> dict[str, str]:
+        """What these requests asked, by request id; those that are erased or gone are left out."""
+        if not request_ids:
+            return {}
+        wanted = pl.col("databricks_request_id").is_in(list(request_ids))
+        rows = _scan(self._inference, INFERENCE).filter(wanted).select("databricks_request_id", "input_text").collect()
+        return {name: text for name, text in self._plain(rows).iter_rows() if text is not None}
 
     def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
         """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
@@ -136,7 +169,16 @@ class Lake:
         window = answered.filter(pl.col("row") >= first)
         if last is not None:
             window = window.filter(pl.col("row") < last)
-        return window.join(latest, on="row", how="left").sort("row").select(LABELLED).collect()
+        return self._plain(window.join(latest, on="row", how="left").sort("row").select(LABELLED).collect())
+
+    def _plain(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows with their payloads readable."""
+        for name in PAYLOAD:
+            if name in rows.columns and rows[name].str.starts_with(MARK).any():
+                pairs = zip(rows[name], rows["databricks_request_id"], strict=True)
+                texts = [self._subjects.decrypt(value, f"{request}/{name}") for value, request in pairs]
+                rows = rows.with_columns(pl.Series(name, texts, pl.String))
+        return rows
 
 
 def open_table(path: Path) -> DeltaTable | None:

@@ -56,9 +56,14 @@ def root(leaves: Sequence[bytes]) -> bytes:
 class Tree:
     """A growing tree by the roots of its full subtrees, largest first: a leaf or the root costs a few hashes."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._full: list[bytes] = []
+    def __init__(self, size: int = 0, full: Sequence[bytes] = ()) -> None:
+        self.size = size
+        self._full = list(full)
+
+    @property
+    def full(self) -> list[bytes]:
+        """The roots of the full subtrees: with the size, all there is to know to go on."""
+        return list(self._full)
 
     def add(self, leaf: bytes) -> None:
         """Append a leaf hash."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -132,12 +132,12 @@ def _alert(view: AlertView) -> None:
             return
         with box("topics"):
             for cluster in view.clusters:
-                _topic(cluster, alert.at)
+                _topic(cluster, alert.at, view.excerpts)
         with more("The test behind it"):
             text(alert.body, "body")
 
 
-def _topic(cluster: Cluster, alert_at: datetime) -> None:
+def _topic(cluster: Cluster, alert_at: datetime, excerpts: Mapping[str, str]) -> None:
     with box("topic"):
         text(", ".join(cluster.terms[:4]) or "a group without words of its own", "topic-name")
         text(
@@ -147,7 +147,7 @@ def _topic(cluster: Cluster, alert_at: datetime) -> None:
         )
         with box("", "ul"):
             for example in cluster.examples[:3]:
-                text(f"“{example}”", "", "li")
+                text(f"“{excerpts[example]}”" if example in excerpts else f"request {example}", "", "li")
 
 
 def history(moves: Sequence[AliasMove]) -> None:

@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from pydantic import Field
+
 from trimtab import registry
 from trimtab.errors import Fixable
 from trimtab.lifecycle import STAGES
 from trimtab.monitor.alerts import report_key
+from trimtab.monitor.texts import body
 from trimtab.project import Loaded
 from trimtab.promotion import apply
 from trimtab.records.gateway import EngineState
@@ -51,6 +54,8 @@ class AlertView(Record):
     champion: int
     open: bool
     clusters: tuple[Cluster, ...] = ()
+    excerpts: dict[str, str] = Field(default={})
+    """Texts of the clusters' examples by request id, those that are not erased."""
 
 
 class View(Record):
@@ -88,7 +93,7 @@ def snapshot(settings: Settings, loaded: Loaded, control: Control, lake: Lake, n
     versions = control.facts("version", ModelVersion, f"{model}/")
     drift = _reports(control, "drift_report", DriftReport, versions)
     quality = _reports(control, "quality_report", QualityReport, versions)
-    alerts = _alerts(control, model, champion, drift, quality)
+    alerts = _alerts(control, lake, model, champion, drift, quality)
     canary, numbers = control.traffic(model), figures(frame, now)
     cycle, earlier = cycles.cycles(settings, control, model)
     return View(
@@ -145,6 +150,7 @@ def _reports(control: Control, kind: str, type_: type[R], versions: Sequence[Mod
 
 def _alerts(
     control: Control,
+    lake: Lake,
     model: str,
     champion: int | None,
     drift: Mapping[int, Sequence[DriftReport]],
@@ -163,7 +169,14 @@ def _alerts(
         views.append(
             AlertView(alert=alert, champion=number, open=number == champion and not cleared, clusters=clusters)
         )
-    return tuple(views)
+    asked = {request for view in views for cluster in view.clusters for request in cluster.examples}
+    texts = lake.texts(sorted(asked))
+    return tuple(view.model_copy(update={"excerpts": _of(view, texts)}) for view in views)
+
+
+def _of(view: AlertView, texts: Mapping[str, str]) -> dict[str, str]:
+    requests = {request for cluster in view.clusters for request in cluster.examples}
+    return {request: body(texts[request]) for request in requests if request in texts}
 
 
 def _stages(

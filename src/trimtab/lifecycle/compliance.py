@@ -1,0 +1,311 @@
+"""Guidelines held against the records: gathers the evidence, has each clause judged, keeps reports and signed words.
+
+What a check makes of the evidence is in `responsible.checks`. Two kinds of evidence come from rooms that this one only
+binds to: the guards in force (`guards`) and audits by groups (`group_gaps`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from trimtab.errors import Fixable
+from trimtab.lifecycle import evidence as cards
+from trimtab.project import Loaded
+from trimtab.records.erasure import ErasureRequest, RetentionRun, Tombstone
+from trimtab.records.gateway import Routes
+from trimtab.records.guidelines import (
+    DAYS,
+    Clause,
+    ComplianceReport,
+    Drill,
+    Finding,
+    Guidelines,
+    LogCoverage,
+    LogIntegrity,
+    Proof,
+    SignedWord,
+)
+from trimtab.records.keys import lifetime
+from trimtab.records.promotion import Decision, GateResult
+from trimtab.records.record import canonical_json, content_hash
+from trimtab.records.registry import AliasMove, ModelVersion
+from trimtab.responsible import card, checks
+from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
+from trimtab.settings import Settings
+from trimtab.store import audit, seals, verify_audit
+from trimtab.store.control import Control
+from trimtab.store.lake import Lake
+
+DRILLED_WITHIN = timedelta(hours=24)
+"""How old the rollback may be that a drill names."""
+
+
+def guards(version: ModelVersion) -> tuple[Guard, ...]:
+    """The guards that are part of a version, as checks see them; a version of a release without guards has none."""
+    section: Any = getattr(version.spec, "guards", None)
+    found: list[Guard] = []
+    for each in section.checks if section else ():
+        parameters = {"kind": each.kind, "at": each.at, **each.params}
+        found.append(Guard(each.name, each.direction, each.action, parameters, content_hash(each)))
+    return tuple(found)
+
+
+def group_gaps(control: Control, version: ModelVersion) -> tuple[GroupGap, ...]:
+    """What audits by groups found of a version. Until a room records them there are none, and clauses say so."""
+    return ()
+
+
+def evaluate(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    version: ModelVersion,
+    now: datetime,
+    *,
+    occasion: str = "asked",
+    gates: Sequence[GateResult] | None = None,
+    only: Sequence[str] = (),
+) -> ComplianceReport:
+    """Every clause (or `only` some), for one version, now. `gates`: those of a decision in the making.
+
+    Raises Fixable when the project has no guidelines or no such clause.
+    """
+    book = _book(loaded)
+    unknown = sorted(set(only) - {clause.id for clause in book.clauses})
+    if unknown:
+        raise Fixable(f"there is no clause {unknown[0]}", f"use one of {', '.join(c.id for c in book.clauses)}")
+    chosen = [clause for clause in book.clauses if not only or clause.id in only]
+    seen = gather(settings, loaded, control, version, now, gates, chosen)
+    size, note = control.newest_checkpoint() or (0, "")
+    root = base64.b64encode(verify_audit.read_checkpoint(note)[2]).decode() if note else ""
+    before = last(control, loaded, version) if occasion == "promote" else None
+    return ComplianceReport(
+        model=version.spec.model,
+        version=version.version,
+        guidelines_sha256=loaded.guidelines_sha256,
+        system=book.system,
+        occasion=occasion,
+        at=now,
+        findings=tuple(_logged(_found(clause, seen, before), size, root) for clause in chosen),
+        log_size=size,
+        log_root=root,
+    )
+
+
+def at_promotion(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    version: ModelVersion,
+    gates: Sequence[GateResult],
+    key: str,
+    now: datetime,
+) -> ComplianceReport | None:
+    """The report that a decision rests on, made once under its key; None for a project without guidelines."""
+    if loaded.guidelines is None:
+        return None
+    made = control.get("compliance", f"{version.spec.model}/{version.version}/{key}", ComplianceReport)
+    if made is not None:
+        return made
+    report = evaluate(settings, loaded, control, version, now, occasion="promote", gates=gates)
+    control.put("compliance", f"{version.spec.model}/{version.version}/{key}", report)
+    return report
+
+
+def look(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> ComplianceReport | None:
+    """Prove the champion's periodic clauses again, when the last report is as old as the shortest period."""
+    periods = (
+        [DAYS[on] for clause in loaded.guidelines.clauses for on in clause.on if on in DAYS]
+        if loaded.guidelines
+        else []
+    )
+    number = control.alias(loaded.project.name, "champion")
+    version = control.get("version", f"{loaded.project.name}/{number}", ModelVersion)
+    if not periods or version is None:
+        return None
+    before = last(control, loaded, version)
+    if before is not None and before.at + timedelta(days=min(periods)) > now:
+        return None
+    return record(control, evaluate(settings, loaded, control, version, now, occasion="schedule"))
+
+
+def record(control: Control, report: ComplianceReport) -> ComplianceReport:
+    """Keep a report as a fact, and in the audit log."""
+    control.put("compliance", f"{report.model}/{report.version}/{report.at.isoformat()}", report)
+    return report
+
+
+def last(control: Control, loaded: Loaded, version: ModelVersion) -> ComplianceReport | None:
+    """The newest report on a version under the guidelines as they are."""
+    newest = control.last("compliance", ComplianceReport, f"{version.spec.model}/{version.version}/")
+    return newest if newest and newest.guidelines_sha256 == loaded.guidelines_sha256 else None
+
+
+def gather(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    version: ModelVersion,
+    now: datetime,
+    gates: Sequence[GateResult] | None = None,
+    clauses: Sequence[Clause] = (),
+) -> Evidence:
+    """Everything that the checks of these clauses look at."""
+    model, lake, runs = version.spec.model, Lake(settings), control.facts("retention", RetentionRun)
+    grace = lifetime(_parameter(loaded, "log.coverage", LogCoverage()).grace)
+    rows = _parameter(loaded, "log.integrity", LogIntegrity()).rows
+    answered, sealed = lake.count_before(now - grace), seals.sealed_to(control, model)
+    deleted = [run.at - run.metadata_before for run in runs if run.metadata_before and run.metadata_rows]
+    text = cards.system_card(control, loaded, version)
+    asked = control.facts("erase_request", ErasureRequest)
+    done = {stone.subject: stone.at for stone in control.facts("tombstone", Tombstone)}
+    size, _ = control.newest_checkpoint() or (0, "")
+    read_whole = size > 0 and any(clause.check == "log.integrity" for clause in clauses)
+    return Evidence(
+        now=now,
+        labelled_task=version.spec.labels is not None,
+        gates=_measured(control, version, now, gates),
+        groups=group_gaps(control, version),
+        guards=guards(version),
+        answered=answered,
+        sealed=min(sealed, answered),
+        log_faults=[*control.audit_faults(), *seals.faults(settings, control, model, rows)] if read_whole else None,
+        log_size=size,
+        metadata_days=loaded.project.evidence.retention.metadata_days,
+        shortest_kept=min(deleted, default=None),
+        lake_exists=lake.count() > 0,
+        drills=control.facts("drill", Drill),
+        disclosure=_disclosure(settings, loaded),
+        card_gaps=card.gaps(text),
+        card_sha256=content_hash(text),
+        erasure_requests=len(asked),
+        erasures_open=[one.at for one in asked if one.subject not in done or done[one.subject] < one.at],
+        words=_words(control, _book(loaded)),
+    )
+
+
+def sign(control: Control, loaded: Loaded, word: SignedWord, key: Path, now: datetime) -> SignedWord:
+    """Sign a waiver or an attestation with a person's key and record it. Raises Fixable when it is not theirs."""
+    book = _book(loaded)
+    if not key.exists():
+        raise Fixable(f"there is no key {key}", f"make one with `trimtab compliance key {word.by} --out {key}`")
+    signer = audit.Signer(key, word.by)
+    if book.people.get(word.by) != signer.verifier_key:
+        fix = f"add `{word.by}: {signer.verifier_key}` under people in the guidelines"
+        raise Fixable(f"the guidelines do not know this key as {word.by}'s", fix)
+    signed = word.model_copy(update={"note": signer.note(_text(word))})
+    control.put(word.kind, f"{loaded.project.name}/{word.clause}/{now.isoformat()}", signed)
+    return signed
+
+
+def clause_of(loaded: Loaded, name: str) -> Clause:
+    """The clause of that id. Raises Fixable."""
+    book = _book(loaded)
+    found = next((clause for clause in book.clauses if clause.id == name), None)
+    if found is None:
+        raise Fixable(f"there is no clause {name}", f"use one of {', '.join(clause.id for clause in book.clauses)}")
+    return found
+
+
+def drill(settings: Settings, control: Control, model: str, kind: str, by: str, now: datetime) -> Drill:
+    """Record a drill that was just held. Raises Fixable when there is no trace of it."""
+    if kind == "rollback":
+        moves = control.facts("alias_move", AliasMove, f"{model}/champion/")
+        back = [m for m in moves if m.before and m.after and m.after < m.before and m.at > now - DRILLED_WITHIN]
+        if not back:
+            raise Fixable("no rollback in the last 24 hours is on record", "run `trimtab rollback` first")
+        seen = f"version {back[-1].before} -> {back[-1].after} by {back[-1].actor} at {back[-1].at.isoformat()}"
+        held = Drill(kind="rollback", at=now, by=by, seen=seen, entry="alias_move")
+    else:
+        try:
+            httpx.get(f"{settings.gateway_url}/healthz", timeout=2, verify=False)  # noqa: S501 (whether it answers)
+        except httpx.TransportError:
+            held = Drill(kind="kill_switch", at=now, by=by, seen=f"{settings.gateway_url} answered nobody")
+        else:
+            raise Fixable(
+                f"the gateway still answers at {settings.gateway_url}", "stop `trimtab up`, then run it again"
+            )
+    control.put("drill", f"{model}/{kind}/{now.isoformat()}", held)
+    return held
+
+
+def _book(loaded: Loaded) -> Guidelines:
+    if loaded.guidelines is None:
+        fix = "write guidelines.yaml (docs/compliance.md) and `guidelines: guidelines.yaml` in trimtab.yaml"
+        raise Fixable("this project has no guidelines", fix)
+    return loaded.guidelines
+
+
+def _found(clause: Clause, seen: Evidence, before: ComplianceReport | None) -> Finding:
+    """A clause that is not `on: promote` counts at a promotion as it was last proved, while its period lasts."""
+    old = next((f for f in before.findings if f.clause == clause.id), None) if before else None
+    reused = checks.kept(clause, old, before.at, seen.now) if before else None
+    return reused or checks.judge(clause, seen)
+
+
+def _logged(finding: Finding, size: int, root: str) -> Finding:
+    """With the range of the log that the evidence was read under."""
+    ranged = {"log_first": 1 if size else None, "log_last": size or None, "log_root": root or None}
+    proofs: list[Proof] = [proof if proof.log_last else proof.model_copy(update=ranged) for proof in finding.evidence]
+    return finding.model_copy(update={"evidence": tuple(proofs)})
+
+
+def _measured(
+    control: Control, version: ModelVersion, now: datetime, gates: Sequence[GateResult] | None
+) -> dict[str, Measured]:
+    """The gates of a decision in the making, else those of the newest decision on the version."""
+    at = now
+    if gates is None:
+        mine = [
+            decision
+            for decision in control.facts("decision", Decision)
+            if (decision.model, decision.candidate) == (version.spec.model, version.version)
+        ]
+        gates, at = (mine[-1].gates, mine[-1].at) if mine else ((), now)
+    return {gate.gate: Measured(gate, at, content_hash(gate), version.run_id) for gate in gates}
+
+
+def _words(control: Control, book: Guidelines) -> list[SignedWord]:
+    """Waivers and attestations whose signature is that of a person whom the guidelines name."""
+    known = [*control.facts("waiver", SignedWord), *control.facts("attestation", SignedWord)]
+    return [word for word in known if _is_signed(word, book.people.get(word.by))]
+
+
+def _disclosure(settings: Settings, loaded: Loaded) -> str | None:
+    """The header that answers carry: what the gateway follows if it runs, and the file; None when they differ."""
+    section, model = loaded.project.endpoint.disclosure, loaded.project.name
+    if settings.routes_file.exists():
+        routes = Routes.model_validate_json(settings.routes_file.read_bytes())
+        if routes.disclosure != section.by_path(model):
+            return None
+    silent = [path for path, route in section.routes.items() if route.mode == "off"]
+    header = section.header(model)
+    return "" if silent or not header else f"AI-Disclosure: {header}"
+
+
+def _is_signed(word: SignedWord, key: str | None) -> bool:
+    if key is None:
+        return False
+    try:
+        return verify_audit.open_note(word.note, key) == _text(word)
+    except verify_audit.Invalid:
+        return False
+
+
+def _text(word: SignedWord) -> str:
+    """What a person signs: the word, without its signature."""
+    return f"trimtab/{word.kind}\n{canonical_json(word.model_copy(update={'note': ''}))}\n"
+
+
+def _parameter(loaded: Loaded, check: str, default: Any) -> Any:
+    """The parameters of the first clause with a check, else the check's defaults."""
+    for clause in _book(loaded).clauses:
+        if clause.check == check:
+            return type(default).model_validate(clause.parameters)
+    return default

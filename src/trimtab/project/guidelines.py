@@ -1,0 +1,63 @@
+"""guidelines.yaml: intended use and clauses, checked against the table of checks. Faults are noted, not raised."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from trimtab.project.reading import Document, Loc, Reading, section_of, shown, suggestion
+from trimtab.records.guidelines import CHECKS, Attest, Clause, Guidelines
+from trimtab.records.project import Project
+
+GUIDELINES: Loc = ("guidelines",)
+
+
+def guidelines(reading: Reading, project: Project) -> Guidelines | None:
+    """The guidelines, or None when the project names none or they are wrong."""
+    name = project.guidelines
+    document = None if name is None or reading.is_broken(GUIDELINES) else reading.yaml(GUIDELINES, name)
+    if document is None:
+        return None
+    if not isinstance(document.data, dict):
+        fix = "write system, owner, intended_use and clauses: see docs/compliance.md"
+        reading.fault((), "is not a mapping", fix, document=document)
+        return None
+    before = len(reading.faults)
+    found = section_of(reading, document, Guidelines)
+    if found is None:
+        return None
+    _people(reading, document, found)
+    twice = [key for key, count in Counter(clause.id for clause in found.clauses).items() if count > 1]
+    for place, clause in enumerate(found.clauses):
+        loc: Loc = ("clauses", place)
+        if clause.id in twice:
+            message = f"{clause.id} stands in the list twice"
+            reading.fault((*loc, "id"), message, "give each clause an id of its own", document=document)
+        _check(reading, document, loc, clause, found)
+    return found if len(reading.faults) == before else None
+
+
+def _people(reading: Reading, document: Document, found: Guidelines) -> None:
+    for name, key in found.people.items():
+        if not re.fullmatch(rf"{re.escape(name)}\+[0-9a-f]{{8}}\+[A-Za-z0-9+/]{{44}}", key):
+            message, fix = f"{shown(key)} is not a key of {name}", "paste what `trimtab compliance key` printed"
+            reading.fault(("people", name), message, fix, document=document)
+
+
+def _check(reading: Reading, document: Document, loc: Loc, clause: Clause, found: Guidelines) -> None:
+    model = CHECKS.get(clause.check)
+    if model is None:
+        fix = f"{suggestion(clause.check, CHECKS)}the checks are {', '.join(CHECKS)}"
+        reading.fault((*loc, "check"), f"unknown check {shown(clause.check)}", fix, document=document)
+        return
+    if not clause.parameters:
+        required = [name for name, info in model.model_fields.items() if info.is_required()]
+        if required:
+            message, fix = f"{clause.check} needs parameters", f"add `with: {{{required[0]}: …}}`"
+            reading.fault((*loc, "check"), message, fix, document=document)
+        return
+    parameters = section_of(reading, document, model, (*loc, "with"))
+    unknown = [name for name in parameters.by if name not in found.people] if isinstance(parameters, Attest) else []
+    if unknown:
+        message, fix = f"{shown(unknown[0])} has no key", "add the person under `people`"
+        reading.fault((*loc, "with", "by"), message, fix, document=document)

@@ -1,0 +1,38 @@
+"""Answers say that a machine made them, each path as the file says."""
+
+from __future__ import annotations
+
+import httpx
+from gateway_place import Place, chat, entity, until
+
+from trimtab.records.project import DisclosureSection
+
+SECTION = DisclosureSection.model_validate(
+    {
+        "notice": "https://example.org/ai",
+        "routes": {"/predict": {"mode": "ai-originated"}, "/invocations": {"mode": "off"}},
+    }
+)
+
+
+def test_the_header_is_the_drafts_dictionary() -> None:
+    """draft-abaris-aicdh: a dictionary (RFC 9651) with the members mode and model."""
+    assert SECTION.header("desk") == 'mode=machine-generated, model="desk"'
+    assert DisclosureSection(mode="off").by_path("desk") == {"": ""}
+
+
+def test_every_answer_carries_it_plain_and_streamed_each_path_its_own(place: Place) -> None:
+    place.route(entity(place.engine()), disclosure=SECTION.by_path("m"))
+    place.gateway()
+    until(lambda: httpx.get(f"{place.url}/readyz").status_code == 200)
+    for more in ({}, {"stream": True}):
+        answer = httpx.post(f"{place.url}/v1/chat/completions", json=chat("hello", **more))
+        assert answer.status_code == 200
+        assert answer.headers["ai-disclosure"] == 'mode=machine-generated, model="m"'
+        assert answer.headers["link"] == '<https://example.org/ai>; rel="describedby"'
+    answer = httpx.post(f"{place.url}/predict", json={"input": "hello"})
+    assert answer.headers["ai-disclosure"] == 'mode=ai-originated, model="m"'
+    assert "link" not in answer.headers
+    answer = httpx.post(f"{place.url}/invocations", json={"inputs": ["hello"]})
+    assert answer.status_code == 200
+    assert "ai-disclosure" not in answer.headers
