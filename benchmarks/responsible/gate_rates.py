@@ -17,7 +17,7 @@ POLICY = Policy(gating={"error rate": Tolerance(gap=0.10, deadband=0.02)})
 
 
 def verdicts(groups: int, n: int, planted: float, audits: int = AUDITS, seed: int = 0, rate: float = RATE) -> list[str]:
-    """Verdicts of `audits` audits of `groups` groups with n rows each; the first group's true rate is `planted` more."""
+    """Verdicts of `audits` audits of `groups` groups with n rows each; the first's true rate is `planted` more."""
     rng = np.random.default_rng(seed)
     rates = np.array([rate + planted, *[rate] * (groups - 1)])
     found: list[str] = []
@@ -35,8 +35,7 @@ def naive(groups: int, n: int, audits: int = AUDITS, seed: int = 0) -> float:
 
 def _told(k: int) -> str:
     interval = proportion(k, AUDITS)
-    assert interval is not None
-    return f"{interval.estimate:6.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+    return f"{interval.estimate:6.1%} [{interval.low:.1%}, {interval.high:.1%}]" if interval else ""
 
 
 def report(data: Path | None) -> None:

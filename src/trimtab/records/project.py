@@ -105,6 +105,18 @@ class DecodingSection(FileModel):
     """Seed of the sampler, when temperature is above 0."""
 
 
+IdentityAxis = Literal["gender", "religion", "ethnicity", "nationality", "age", "disability", "orientation", "origin"]
+
+
+class MaskSection(FileModel):
+    """Words for groups of people that the model never reads: a neutral word stands in their place."""
+
+    language: Literal["en", "zh"] = "en"
+    """Whose list of words; see docs/fairness.md."""
+    axes: tuple[IdentityAxis, ...] = Field(min_length=1, examples=[["religion", "ethnicity"]])
+    """Which words. origin (town or country, local or from elsewhere) is in the Chinese list only."""
+
+
 class ModelSection(FileModel):
     """What answers: base, prompt, few-shot examples, decoding. Change any of it and it is a new version."""
 
@@ -116,6 +128,8 @@ class ModelSection(FileModel):
     examples: str | None = None
     """JSON Lines file of few-shot examples, each {"input": …, "output": {…}}."""
     decoding: DecodingSection = DecodingSection()
+    masks: tuple[MaskSection, ...] = ()
+    """Identity masking, part of the version: answers cannot depend on these words (`trimtab fairness mitigate`)."""
     price: PriceSection | None = None
     """What its tokens cost, e.g. of a machine of your own; null: the provider's list price, if it is known."""
 

@@ -25,7 +25,7 @@ class Tolerance(Record):
 class Policy(Record):
     """Everything that decides a verdict, fixed before the run. Its hash stands in every result."""
 
-    gating: dict[str, Tolerance] = Field(description="by metric, or METRIC/ATTRIBUTE; every other metric is exploratory")
+    gating: dict[str, Tolerance] = Field(description="by metric, or METRIC/ATTRIBUTE; others are exploratory")
     alpha: float = Field(default=0.05, gt=0, le=0.2)
     minimum: int = Field(default=30, ge=10, description="a group is tested from this denominator on")
     displayed: int = Field(default=10, description="a group's value is shown from this denominator on")
@@ -84,7 +84,7 @@ class Audit(Record):
     policy_sha256: str
     evaluation_sha256: str = Field(description="hash of the evaluation set")
     audits_before: int = Field(default=0, description="audits on the same evaluation set before this one")
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = Field(default={})
     examples: tuple[str, ...] = Field(default=(), description="worst pairs, verbatim")
     limits: str = ""
     at: datetime

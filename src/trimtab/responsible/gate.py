@@ -2,8 +2,8 @@
 
 Each group is compared with the rest of the population, never with the best group (choosing the best by the same rows
 biases the gap upward). The verdict is three-valued, so that too few people are neither a pass nor a failure:
-FAIL          some group's lower bound of |gap|, Holm-adjusted (Holm 1979) over all that gates, exceeds the deadband, and
-              its gap is not certain to lie inside the tolerance.
+FAIL          some group's lower bound of |gap|, Holm-adjusted (Holm 1979) over all that gates, exceeds the deadband,
+              and its gap is not certain to lie inside the tolerance.
 PASS          every group's one-sided upper bound lies below the tolerance (an intersection-union test, Berger 1982: no
               correction needed), and every group could be tested or is waived.
 INSUFFICIENT  else, with about how many more of which group to collect.
@@ -97,7 +97,9 @@ def paired(metric: str, attribute: str, group: str, first_only: int, second_only
     return Gap(metric, attribute, group, n, value, rest, interval, sqrt(max(discordant - gap**2, 0.0)), n)
 
 
-def resampled(metric: str, attribute: str, group: str, value: float, rest: float, n: int, draws: clusters.Floats) -> Gap:
+def resampled(
+    metric: str, attribute: str, group: str, value: float, rest: float, n: int, draws: clusters.Floats
+) -> Gap:
     """A difference of means over n clusters, from bootstrap draws of it: percentile interval."""
 
     def interval(confidence: float) -> Interval:
@@ -144,9 +146,7 @@ def more_units(gap: Gap, tolerance: Tolerance, alpha: float, family: int, minimu
     return max(10, minimum - gap.n, min(needed, default=2 * gap.n) - gap.n)
 
 
-def _rate(
-    metric: str, attribute: str, group: str, own: tuple[int, int], rest: tuple[int, int], mirrored: bool
-) -> Gap:
+def _rate(metric: str, attribute: str, group: str, own: tuple[int, int], rest: tuple[int, int], mirrored: bool) -> Gap:
     (k, n), (k_rest, n_rest) = own, rest
     p, p_rest = (k + 1) / (n + 2), (k_rest + 1) / (n_rest + 2)  # none seen is not none there
     variance = p * (1 - p) + p_rest * (1 - p_rest) * (n / n_rest if n_rest else 1.0)
@@ -218,7 +218,9 @@ def _finding(gap: Gap, policy: Policy, tolerance: Tolerance | None, alpha: float
         return Finding.model_validate(shown | {"note": "exploratory"})
     inside, certain = upper < tolerance.gap, lower > tolerance.deadband
     verdict: GateVerdict = "pass" if inside else "fail" if certain else "insufficient"
-    collect = 0 if verdict != "insufficient" else more_units(gap, tolerance, policy.alpha, round(policy.alpha / alpha), 0)
+    collect = (
+        0 if verdict != "insufficient" else more_units(gap, tolerance, policy.alpha, round(policy.alpha / alpha), 0)
+    )
     note = "a small gap is certain, inside the tolerance" if inside and certain else ""
     return Finding.model_validate(shown | {"verdict": verdict, "collect": collect, "note": note})
 
