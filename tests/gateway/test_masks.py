@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from gateway_place import Place
+
 from trimtab.providers import ask, llama_cpp
 from trimtab.records.gateway import Upstream
 from trimtab.records.registry import Decoding, Example, Prompt, VersionSpec, Weights

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import Fixable
+from trimtab.masking import masked_message, masker
 from trimtab.responsible import identities
 from trimtab.responsible.identities import Frame
-from trimtab.masking import masked_message, masker
 from trimtab.responsible.packs import CHINESE, ENGLISH, PACKS, Pack
 
 SLOTTED = {

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import evidence, keys, live, loop, prepare, show
+from trimtab.cli import evidence, fairness, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -28,7 +28,7 @@ PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
-    ("Evidence", ("audit", "card")),
+    ("Evidence", ("fairness", "audit", "card")),
     ("See it all in minutes", ("demo",)),
 )
 """The commands by stage: the order of `trimtab --help`."""
@@ -60,6 +60,14 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
     "cycle": (
         "Run the retraining cycle.",
         ((loop.run, 'trimtab cycle run --reason "new product line"'),),
+    ),
+    "fairness": (
+        "Measure bias, mitigate what is established, and show the proof.",
+        (
+            (fairness.measure, "trimtab fairness measure --groups protected.csv"),
+            (fairness.mitigate, "trimtab fairness mitigate --dry-run"),
+            (fairness.report, "trimtab fairness report > fairness.md"),
+        ),
     ),
     "audit": (
         "Check, pin and hand out the audit log.",

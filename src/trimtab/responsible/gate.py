@@ -12,7 +12,7 @@ INSUFFICIENT  else, with about how many more of which group to collect.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log10, sqrt
 from typing import Protocol, TypeVar
 
@@ -86,7 +86,16 @@ def share(metric: str, attribute: str, k: int, n: int, group: str = ALL) -> Gap:
     return Gap(metric, attribute, group, n, k / n if n else 0.0, 0.0, _exact(k, n), sqrt(p * (1 - p)), n)
 
 
-def paired(metric: str, attribute: str, group: str, first_only: int, second_only: int, both: int, n: int) -> Gap:
+def paired(
+    metric: str,
+    attribute: str,
+    group: str,
+    first_only: int,
+    second_only: int,
+    both: int,
+    n: int,
+    mirrored: bool = False,
+) -> Gap:
     """A rate against its twin's on the same n units: Tango 1998, exact where only one side is discordant."""
     discordant, gap = (first_only + second_only + 2) / (n + 2), (first_only - second_only) / max(n, 1)
     value, rest = (first_only + both) / max(n, 1), (second_only + both) / max(n, 1)
@@ -94,7 +103,8 @@ def paired(metric: str, attribute: str, group: str, first_only: int, second_only
     def interval(confidence: float) -> Interval:
         return _given(paired_difference(first_only, second_only, n, confidence))
 
-    return Gap(metric, attribute, group, n, value, rest, interval, sqrt(max(discordant - gap**2, 0.0)), n)
+    spread = sqrt(max(discordant - gap**2, 0.0))
+    return Gap(metric, attribute, group, n, value, rest, interval, spread, n)
 
 
 def resampled(
@@ -108,6 +118,11 @@ def resampled(
         return Interval(estimate=value - rest, low=low, high=high, confidence=confidence, method=method)
 
     return Gap(metric, attribute, group, n, value, rest, interval, float(draws.std()) * sqrt(n), n)
+
+
+def mirroring(gap: Gap, mirrored: bool) -> Gap:
+    """The gap, marked as the mirror image of another or not."""
+    return replace(gap, mirrored=mirrored)
 
 
 def judge(gaps: Sequence[Gap], policy: Policy) -> tuple[GateVerdict, list[Finding], list[str]]:

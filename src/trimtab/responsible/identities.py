@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from trimtab.errors import Fixable
-from trimtab.records.registry import Mask
 from trimtab.masking import NEVER, masker, said_of_people
+from trimtab.records.registry import Mask
 from trimtab.responsible.packs import PACKS, Axis, Pack
 
 _SLOT = re.compile(r"\{(?P<article>an? )?(?P<form>[a-z]+)\}", re.IGNORECASE)
