@@ -4,13 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BROWSER := .venv/.browser
 
-.PHONY: help demo test lint bench-gateway faults install clean
+.PHONY: help demo test lint bench-gateway bench-responsible faults install clean
 
 help:
 	@echo "make demo   the whole loop on this machine: real model, drift, fine-tune, gates, canary, undo"
 	@echo "make test   every check that a change must pass"
 	@echo "make lint   the quick part of it: style, types, import contracts"
 	@echo "make bench-gateway   what the gateway costs beside nginx and its peers; PEERS=nginx,litellm chooses"
+	@echo "make bench-responsible   error rates of the fairness gate, what mitigation costs and brings; DATA=folder of public data"
 	@echo "make faults          faults injected into its processes under load, and the books afterwards"
 	@echo "make clean  remove the environment and the demo"
 
@@ -34,6 +35,9 @@ bench-gateway: $(STAMP)
 	  echo "installing Debian's nginx-light (only the first time)"; \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nginx-light; } >/dev/null || true; fi
 	@$(BIN)/python benchmarks/gateway $(if $(PEERS),--peers $(PEERS))
+
+bench-responsible: $(STAMP)
+	@$(BIN)/python benchmarks/responsible $(if $(DATA),--data $(DATA))
 
 faults: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python tests/supervisor/faults.py

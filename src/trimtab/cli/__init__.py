@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import compliance, erasure, evidence, keys, live, loop, prepare, show
+from trimtab.cli import compliance, erasure, evidence, fairness, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -28,7 +28,7 @@ PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
-    ("Evidence", ("compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
+    ("Evidence", ("fairness", "compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
     ("See it all in minutes", ("demo",)),
 )
 """The commands by stage: the order of `trimtab --help`."""
@@ -85,6 +85,14 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         (
             (erasure.add, "trimtab attributes add people.csv"),
             (erasure.read, 'trimtab attributes read gender --purpose "bias audit 2026-q4"'),
+        ),
+    ),
+    "fairness": (
+        "Measure bias, mitigate what is established, and show the proof.",
+        (
+            (fairness.measure, "trimtab fairness measure --groups protected.csv"),
+            (fairness.mitigate, "trimtab fairness mitigate --dry-run"),
+            (fairness.report, "trimtab fairness report > fairness.md"),
         ),
     ),
     "audit": (

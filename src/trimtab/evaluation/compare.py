@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import optimize, stats
 
 from trimtab.records.monitor import Interval
 
+NORMAL = NormalDist()
 RESAMPLES = 2000
 SEED = 0
 P95_MINIMUM = 20
@@ -70,6 +72,16 @@ def paired_difference(first_only: int, second_only: int, n: int, confidence: flo
     if first_only == 0:
         low = min(low, -_exact_upper(second_only, n, confidence))
     return Interval(estimate=estimate, low=low, high=high, confidence=confidence, method="Tango 1998 score, paired")
+
+
+def exact_share(k: int, n: int, confidence: float = 0.95) -> Interval | None:
+    """Share k/n with the exact interval (Clopper and Pearson 1934). None when n is 0."""
+    if n == 0:
+        return None
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, k, n - k + 1)) if k else 0.0
+    high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return Interval(estimate=k / n, low=low, high=high, confidence=confidence, method="Clopper-Pearson")
 
 
 def mcnemar_p(first_only: int, second_only: int) -> float:
@@ -128,12 +140,17 @@ def _latencies(first: Sequence[float], second: Sequence[float]) -> tuple[np.ndar
 
 
 def _wilson(k: int, n: int, confidence: float) -> tuple[float, float]:
-    bounds = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-    return float(bounds.low), float(bounds.high)
+    """In closed form: simulations of a gate ask for millions, and scipy's does a whole test for each."""
+    z = NORMAL.inv_cdf(0.5 + confidence / 2)
+    centre, spread = k + z * z / 2, z * sqrt(k * (n - k) / n + z * z / 4)
+    low, high = (centre - spread) / (n + z * z), (centre + spread) / (n + z * z)
+    return (0.0 if k == 0 else low), (1.0 if k == n else high)
 
 
 def _exact_upper(k: int, n: int, confidence: float) -> float:
-    return float(stats.binomtest(k, n).proportion_ci(confidence, method="exact").high)
+    interval = exact_share(k, n, confidence)
+    assert interval is not None  # noqa: S101 (who asks has rows)
+    return interval.high
 
 
 def _tango(first_only: int, second_only: int, n: int, delta: float) -> float:

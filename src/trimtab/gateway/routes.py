@@ -31,6 +31,8 @@ class Template(msgspec.Struct, frozen=True):
 
     messages: list[msgspec.Raw] = []
     params: dict[str, msgspec.Raw] = {}
+    masks: msgspec.Raw = msgspec.Raw(b"[]")
+    """What a client's messages pass through; see `masking`."""
 
 
 class Entity(msgspec.Struct, frozen=True, dict=True):

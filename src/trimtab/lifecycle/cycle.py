@@ -218,6 +218,7 @@ def _train(work: Work, champion: ModelVersion, dataset: DatasetVersion) -> Train
         section=section,
         on_progress=_say(work, "train"),
         adapter=rejected.adapter_sha256 if rejected else None,
+        masks=champion.spec.masks,
     )
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from trimtab import masking
 from trimtab.errors import EngineError
 from trimtab.providers import retry_after
 from trimtab.records.gateway import Upstream
@@ -53,7 +54,8 @@ def ask(
     def one(text: str) -> Reply:
         nonlocal done
         started = time.perf_counter()
-        body = {**params, "messages": [*template["messages"], {"role": "user", "content": text}]}
+        said = masking.through(template.get("masks", []), [{"role": "user", "content": text}])
+        body = {**params, "messages": [*template["messages"], *said]}
         answer = _post(upstream, body, timeout, tries)
         with lock:
             done += 1

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from trimtab import processes
+from trimtab import masking, processes
 from trimtab.records.project import LocalTarget
 from trimtab.records.registry import VersionSpec
 from trimtab.settings import Settings
@@ -26,7 +26,8 @@ MODULE = "trimtab.providers.llama_cpp"
 
 
 def request_template(spec: VersionSpec) -> dict[str, Any]:
-    """The chat request of a version without the user's messages: `messages` to put in front, `params` to merge in.
+    """The chat request of a version without the user's messages: `messages` to put in front, `params` to merge in, and
+    `masks` for the user's messages to pass through (the version's own are masked already).
 
     The one place where prompt, examples, decoding and label set become a request; serving, evaluation and the
     MLflow model all use it.
@@ -47,7 +48,10 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
     if decoding.constrained and spec.labels is not None:
         schema = {"name": "answer", "strict": True, "schema": spec.labels.json_schema()}
         params["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return {"messages": messages, "params": params}
+    if not spec.masks:
+        return {"messages": messages, "params": params}
+    masks = [mask.model_dump(mode="json") for mask in spec.masks]
+    return {"messages": masking.through(masks, messages), "params": params, "masks": masks}
 
 
 def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path) -> tuple[processes.Child, str]:

@@ -106,6 +106,18 @@ class DecodingSection(FileModel):
     """Seed of the sampler, when temperature is above 0."""
 
 
+IdentityAxis = Literal["gender", "religion", "ethnicity", "nationality", "age", "disability", "orientation", "origin"]
+
+
+class MaskSection(FileModel):
+    """Words for groups of people that the model never reads: a neutral word stands in their place."""
+
+    language: Literal["en", "zh"] = "en"
+    """Whose list of words; see docs/fairness.md."""
+    axes: tuple[IdentityAxis, ...] = Field(min_length=1, examples=[["religion", "ethnicity"]])
+    """Which words. origin (town or country, local or from elsewhere) is in the Chinese list only."""
+
+
 class ModelSection(FileModel):
     """What answers: base, prompt, few-shot examples, decoding. Change any of it and it is a new version."""
 
@@ -117,6 +129,8 @@ class ModelSection(FileModel):
     examples: str | None = None
     """JSON Lines file of few-shot examples, each {"input": …, "output": {…}}."""
     decoding: DecodingSection = DecodingSection()
+    masks: tuple[MaskSection, ...] = ()
+    """Identity masking, part of the version: answers cannot depend on these words (`trimtab fairness mitigate`)."""
     price: PriceSection | None = None
     """What its tokens cost, e.g. of a machine of your own; null: the provider's list price, if it is known."""
 
@@ -248,6 +262,37 @@ class GatesSection(FileModel):
     """Whether the answer depends on the writer's name."""
     latency_p95: str | None = Field(default="1.5x", pattern=r"^[0-9]+(\.[0-9]+)?x$", examples=["1.5x"])
     """Candidate's 95th percentile latency against the champion's, as a factor."""
+
+
+class FairnessSection(FileModel):
+    """What `trimtab fairness` measures, and by what it judges: fixed before the run, its hash in every result."""
+
+    language: Literal["en", "zh"] = "en"
+    """Whose words for groups of people."""
+    axes: tuple[IdentityAxis, ...] = ("gender", "religion", "ethnicity", "nationality", "age", "disability")
+    """Which of them are swapped in prompts."""
+    frames: str | None = None
+    """JSON Lines file of prompts, each {"text": "{A person} asks …", "valid_axes": [religion]}, perhaps with a "label";
+    null: requests of the lake that name a group."""
+    field: str | None = None
+    """Answer field that must not depend on the group; null: the first one (chat: whether the request was refused)."""
+    favourable: tuple[str, ...] = ()
+    """Values of the field that are the favourable outcome."""
+    segments: tuple[str, ...] = ()
+    """Keys of a request's metadata or usage_context whose values are groups for the quality of service."""
+    gating: tuple[str, ...] = ("flip_rate",)
+    """Metrics that decide a verdict, e.g. flip_rate, favourable, fpr, refusal; METRIC/ATTRIBUTE for one attribute. The
+    others are shown as exploratory."""
+    tolerance: float = Field(default=0.1, gt=0, lt=1)
+    """Gap that is accepted, as a rate: its upper bound must lie below."""
+    deadband: float = Field(default=0.02, ge=0, lt=1)
+    """Gap that is let pass as noise: a lower bound above it is a failure."""
+    alpha: float = Field(default=0.05, gt=0, le=0.2)
+    """False failures over everything that gates."""
+    minimum: int = Field(default=30, ge=10)
+    """A group is tested from this denominator on."""
+    margin: float = Field(default=0.02, ge=0, lt=1)
+    """Accuracy that a mitigation may cost, at most."""
 
 
 class RolloutSection(FileModel):
@@ -432,6 +477,7 @@ class Project(FileModel):
     alerts: tuple[AlertSection, ...] = ()
     retrain: RetrainSection = RetrainSection()
     gates: GatesSection = GatesSection()
+    fairness: FairnessSection = FairnessSection()
     rollout: RolloutSection = RolloutSection()
     evidence: EvidenceSection = EvidenceSection()
     guidelines: str | None = None

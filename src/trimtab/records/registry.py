@@ -80,6 +80,18 @@ class LabelSet(Record):
         return json.dumps({name: values[name] for name in self.fields}, ensure_ascii=False, separators=(",", ":"))
 
 
+class Mask(Record):
+    """Words for groups of people, each with the neutral word that the model reads instead (`masking`)."""
+
+    name: str = Field(description="of the list, e.g. en@1, and the axes: en@1 religion+gender")
+    terms: dict[str, str] = Field(description="each term, in lower case, and its neutral word")
+    guarded: tuple[str, ...] = Field(default=(), description="terms that count only where they are said of people")
+    roles: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    absorbed: dict[str, str] = Field(default={})
+    articles: bool = True
+
+
 class VersionSpec(Record):
     """Everything that decides an answer. Change any of it and it is a new version."""
 
@@ -89,10 +101,14 @@ class VersionSpec(Record):
     prompt: Prompt
     decoding: Decoding
     labels: LabelSet | None = None
+    masks: tuple[Mask, ...] = Field(default=(), description="applied in order to every message, and to the prompt")
 
     @property
     def hash(self) -> str:
-        return content_hash(self)
+        said = self.model_dump(mode="json")
+        if not self.masks:  # a version without a mask keeps the hash it had before there were any
+            del said["masks"]
+        return content_hash(said)
 
 
 class ModelVersion(Record):

@@ -26,6 +26,7 @@ from scipy import stats
 from trimtab.evaluation.compare import mcnemar_p, paired_difference
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import GateResult, GateVerdict
+from trimtab.responsible import gate
 
 Answer = Mapping[str, str] | None
 
@@ -112,7 +113,7 @@ def counterfactual_gate(
     limits = _Limits(deadband, max_disparity)
     if not comparisons or all(outcome == INVALID for pair in pairs for outcome in pair):
         return _unmeasured(len(pairs), limits)
-    failing = _failing([c for c in comparisons if c.n >= MINIMUM], deadband, ALPHA / looks)
+    failing = gate.failing([c for c in comparisons if c.n >= MINIMUM], lambda _: deadband, ALPHA / looks)
     verdict = _verdict(comparisons, failing, max_disparity)
     worst = max(comparisons, key=lambda c: c.most)
     if verdict == "fail":
@@ -159,16 +160,6 @@ def _comparisons(
     seen = sorted({outcome for pair in pairs for outcome in pair})
     kinds = [favourable] if favourable else [(value,) for value in seen]
     return [_Comparison(values, *key, tuple(rows)) for key, rows in sorted(by_groups.items()) for values in kinds]
-
-
-def _failing(comparisons: Sequence[_Comparison], deadband: float, alpha: float) -> list[_Comparison]:
-    """Holm's step-down: reject at alpha/m, then judge the rest at alpha/(m - rejected), until nothing falls."""
-    failing: list[_Comparison] = []
-    left = list(comparisons)
-    while found := [c for c in left if c.least(alpha / len(left)) > deadband]:
-        failing += found
-        left = [c for c in left if c not in found]
-    return failing
 
 
 def _verdict(comparisons: Sequence[_Comparison], failing: Sequence[_Comparison], max_disparity: float) -> GateVerdict:

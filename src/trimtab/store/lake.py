@@ -12,6 +12,7 @@ one that used it: delta-rs refuses that.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from datetime import datetime
@@ -179,6 +180,24 @@ class Lake:
                 texts = [self._subjects.decrypt(value, f"{request}/{name}") for value, request in pairs]
                 rows = rows.with_columns(pl.Series(name, texts, pl.String))
         return rows
+
+    def thumbs(self) -> dict[str, bool]:
+        """By request id, whether people liked the answer: the latest human feedback named "thumbs", {"value": "up"} or
+        {"value": true}. Feedback that names only a client request id belongs to the latest row with it."""
+        said = _scan(self._feedback, FEEDBACK).filter((pl.col("name") == "thumbs") & (pl.col("source") == "human"))
+        latest = said.sort("at", "feedback_id").select("request_id", "client_request_id", "value").collect()
+        if latest.is_empty():
+            return {}
+        rows = _scan(self._inference, INFERENCE).filter(pl.col("client_request_id").is_not_null()).sort("row")
+        ids = rows.select("client_request_id", "databricks_request_id").collect().rows()
+        by_client: dict[Any, Any] = dict(ids)
+        found: dict[str, bool] = {}
+        for request, client, value in latest.rows():
+            liked = json.loads(value).get("value")
+            identity = request or by_client.get(client)
+            if identity and liked in (True, False, "up", "down"):
+                found[identity] = liked in (True, "up")
+        return found
 
 
 def open_table(path: Path) -> DeltaTable | None:

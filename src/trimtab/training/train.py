@@ -19,7 +19,7 @@ from trimtab import processes
 from trimtab.errors import EngineError, Fixable, StepFailed
 from trimtab.records.project import LoraSection
 from trimtab.records.record import Record
-from trimtab.records.registry import LabelSet, Prompt, Weights
+from trimtab.records.registry import LabelSet, Mask, Prompt, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.settings import Settings
 from trimtab.store import blobs
@@ -38,6 +38,7 @@ class Job(Record):
     labels: LabelSet
     section: LoraSection
     adapter: Path | None = Field(default=None, description="GGUF adapter to go on from; None: a fresh one")
+    masks: tuple[Mask, ...] = Field(default=(), description="what the trained version will read its messages through")
 
 
 class Report(Record):
@@ -63,6 +64,7 @@ def train(
     section: LoraSection,
     on_progress: Callable[[float, float | None, str], None],
     adapter: str | None = None,
+    masks: tuple[Mask, ...] = (),
 ) -> TrainingRun:
     """Fine-tune a LoRA adapter on the dataset's train rows; its GGUF form is in the blob store afterwards.
 
@@ -86,6 +88,7 @@ def train(
         labels=dataset.labels,
         section=section,
         adapter=blobs.get(settings.blobs, adapter) if adapter else None,
+        masks=masks,
     )
     last = _finished(job) or _watch(job, settings.logs / "training" / f"{key}.log", on_progress)
     trained = blobs.put(settings.blobs, job.folder / "adapter.gguf")

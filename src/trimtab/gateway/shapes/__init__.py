@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from trimtab import masking
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.stream import Content, Relay, Usage, flat
 from trimtab.store.journal import Attempt
@@ -209,13 +211,29 @@ def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> byt
         return encode(asked.fields)
     template = entity.template
     body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
-    body["messages"] = [*template.messages, *conversation]
+    body["messages"] = [*template.messages, *_masked(template.masks, conversation)]
     if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
         body["max_completion_tokens"] = body.pop("max_tokens")
     if asked.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return encode(body)
+
+
+def _masked(masks: msgspec.Raw, conversation: list[Any]) -> list[Any]:
+    """A client's messages as the version may read them: without words for groups of people, if it was so registered."""
+    chain = _masks(bytes(masks))
+    if not chain:
+        return conversation
+    messages = [msgspec.json.decode(encode(message)) for message in conversation]
+    for mask in chain:
+        messages = [masking.masked_message(message, mask) for message in messages]
+    return messages
+
+
+@lru_cache(maxsize=64)
+def _masks(told: bytes) -> list[Callable[[str], str]]:
+    return [masking.masker(lexicon) for lexicon in msgspec.json.decode(told)]
 
 
 def completion(body: bytes, operation: Operation = "chat/completions") -> Completion:

@@ -19,7 +19,7 @@ import numpy as np
 import peft
 import torch
 
-from trimtab import processes
+from trimtab import masking, processes
 from trimtab.errors import Fixable
 from trimtab.records.project import LoraSection
 from trimtab.records.training import TWIN, Case
@@ -41,6 +41,7 @@ def encode(job: Job, cases: list[Case], tokenizer: Any) -> list[Tokens]:
     for case in cases:
         messages = [{"role": "system", "content": job.system}] if job.system else []
         messages.append({"role": "user", "content": case.input})
+        messages = masking.through([mask.model_dump() for mask in job.masks], messages)
         chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         # Prompt and answer are split into tokens apart, as they are when the engine generates the answer.
         prompt, answer = (

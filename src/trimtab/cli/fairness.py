@@ -1,0 +1,147 @@
+"""Bias: measured by design, judged by a policy that was fixed before, mitigated only where it is established."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trimtab.cli import show
+from trimtab.cli.opening import Folder, opened
+from trimtab.errors import Fixable
+
+if TYPE_CHECKING:
+    from trimtab.promotion.audits import Place
+    from trimtab.records.responsible import Audit
+
+Version = Annotated[int | None, typer.Option(min=1, help="Which version.", show_default="the champion")]
+COLOURS = {"pass": "green", "fail": "red", "insufficient": "yellow"}
+
+
+def measure(
+    project: Folder = Path(),
+    version: Version = None,
+    twins: Annotated[bool, typer.Option(help="Ask prompts about one group and about the others.")] = True,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV with a column id and one column an attribute: labelled rows by group.")
+    ] = None,
+    service: Annotated[bool, typer.Option(help="Quality of service of live traffic by group, without labels.")] = True,
+) -> None:
+    """Measure bias of a version: PASS, FAIL or INSUFFICIENT, with about how many more of which group to collect.
+
+    The policy (metrics, tolerance, alpha) is the section fairness of trimtab.yaml. All of it goes to MLflow. Exit code
+    1 when a difference is established.
+    """
+    place = _place(project, version)
+    from trimtab.promotion import audits
+
+    found: list[Audit] = []
+    with show.working("measuring") as status:
+
+        def say(_fraction: float, _eta: float | None, text: str) -> None:
+            status.update(f"twins: {text}")
+
+        asked: list[tuple[bool, str, Callable[[], Audit]]] = [
+            (twins, "twins", lambda: audits.measure_twins(place, say)),
+            (groups is not None, "groups", lambda: audits.measure_groups(place, groups or Path())),
+            (service, "quality of service", lambda: audits.measure_service(place)),
+        ]
+        missing: list[tuple[str, Fixable]] = []
+        for wanted, name, do in asked:
+            if not wanted:
+                continue
+            try:
+                found.append(do())
+            except Fixable as problem:  # one design that cannot be run must not hide the others
+                missing.append((name, problem))
+    for name, problem in missing:
+        show.say(f"{name}: not measured: {problem} (fix: {problem.fix})", "yellow")
+    if not found:
+        raise missing[0][1] if missing else Fixable("nothing to measure", "leave out --no-twins or --no-service")
+    for audit in found:
+        _told(audit)
+    if any(audit.verdict == "fail" for audit in found):
+        show.then("`trimtab fairness mitigate --dry-run`, and `trimtab fairness report` for every group")
+        raise typer.Exit(1)
+    show.then("`trimtab fairness report` for every group and the worst pairs")
+
+
+def mitigate(
+    project: Folder = Path(),
+    version: Version = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try and judge, but register nothing.")] = False,
+) -> None:
+    """Try identity masking where twins failed, and register it as a version if it is proved on frames not used before.
+
+    Accepted only when a failure was established, the gap falls, accuracy stays within fairness.margin, no group loses
+    by it and answers still differ. What does not help is said so, with exit code 1.
+    """
+    place = _place(project, version)
+    from trimtab.promotion import audits
+
+    with show.working("trying the mask") as status:
+        accepted, before, after, spec = audits.try_mask(place, lambda _f, _e, text: status.update(text))
+    for audit in (before, after):
+        _told(audit)
+    style = "green" if accepted.accepted else "red"
+    show.say(f"mask {spec.masks[-1].name}: {'accepted' if accepted.accepted else 'not accepted'}", style)
+    for reason in accepted.reasons:
+        show.say(f"  {reason}")
+    if not accepted.accepted:
+        show.then("`trimtab fairness report`; retraining with counterfactual twins is the other way (gates.fairness)")
+        raise typer.Exit(1)
+    if dry_run:
+        show.then("`trimtab fairness mitigate` to register it")
+        return
+    made = audits.register_mask(place, spec, accepted)
+    show.say(f"registered as version {made.version}, child of version {place.version.version}")
+    mask = f"{{language: {place.loaded.project.fairness.language}, axes: [{_axes(spec.masks[-1].name)}]}}"
+    show.then(f"write `masks: [{mask}]` under model in trimtab.yaml, so that every later version keeps it")
+
+
+def report(
+    project: Folder = Path(),
+    version: Version = None,
+    json_: Annotated[bool, typer.Option("--json", help="The records, one object a line.")] = False,
+) -> None:
+    """Print the newest audit of each kind, as Markdown: verdicts, every group, who could not be measured, worst pairs.
+
+    The same pages, with forest plots, stand in MLflow.
+    """
+    place = _place(project, version)
+    from trimtab.records.responsible import Audit
+    from trimtab.responsible import audit as audits
+
+    newest = {audit.kind: audit for audit in place.control.facts("audit", Audit, f"{place.subject}/")}
+    if not newest:
+        raise Fixable(f"{place.subject} was not audited", "run `trimtab fairness measure`")
+    for audit in newest.values():
+        typer.echo(audit.model_dump_json() if json_ else audits.page(audit))
+    show.then("the forest plots stand in MLflow, in the runs tagged rai.kind")
+
+
+def _place(project: Path, version: int | None) -> Place:
+    settings, loaded = opened(project)
+    from trimtab import registry
+    from trimtab.promotion.audits import Place
+    from trimtab.store.control import Control
+    from trimtab.store.drain import drain
+
+    drain(settings)
+    control, model = Control(settings), loaded.project.name
+    chosen = registry.get(control, model, version) if version else registry.champion(control, model)
+    return Place(settings, loaded, control, chosen)
+
+
+def _told(audit: Audit) -> None:
+    show.say(f"{audit.kind.replace('_', ' ')} of {audit.subject}: {audit.verdict.upper()}", COLOURS[audit.verdict])
+    for reason in audit.reasons[:8]:
+        show.say(f"  {reason}")
+    if len(audit.reasons) > 8:
+        show.say(f"  and {len(audit.reasons) - 8} more")
+
+
+def _axes(name: str) -> str:
+    return name.split(" ")[-1].replace("+", ", ")

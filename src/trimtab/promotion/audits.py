@@ -1,0 +1,368 @@
+"""Audits of a version: put twins to it, join groups to its labelled rows, look at its traffic; judge, record, log.
+
+Judging is `responsible`'s; this asks engines, reads the lake and writes facts. A mitigation is tried on the half of the
+frames that the audit did not use.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trimtab import registry
+from trimtab.errors import Fixable
+from trimtab.evaluation.scorers import label_of
+from trimtab.project import Loaded
+from trimtab.promotion import gather
+from trimtab.promotion.gather import Say
+from trimtab.records.promotion import Answers
+from trimtab.records.record import content_hash, utc_now
+from trimtab.records.registry import ModelVersion, VersionSpec
+from trimtab.records.responsible import Audit, Policy, Tolerance
+from trimtab.registry import audits as mlflow
+from trimtab.responsible import audit as audits
+from trimtab.responsible import identities, labelled, mitigation, quality_of_service, twins
+from trimtab.responsible.identities import Frame, Orbit
+from trimtab.responsible.mitigation import Acceptance, Trial
+from trimtab.responsible.quality_of_service import Served, script
+from trimtab.responsible.twins import Outcome
+from trimtab.settings import Settings
+from trimtab.store.control import Control
+from trimtab.store.lake import Lake
+
+LOOKED_AT = 5000
+"""Newest requests of the lake that an audit looks at."""
+LABELLED = 300
+"""Newest labelled rows on which the price of a mitigation is measured."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What every audit needs."""
+
+    settings: Settings
+    loaded: Loaded
+    control: Control
+    version: ModelVersion
+
+    @property
+    def subject(self) -> str:
+        return f"models:/{self.version.spec.model}/{self.version.version}"
+
+
+def policy_of(loaded: Loaded) -> Policy:
+    """The policy that trimtab.yaml fixes."""
+    section = loaded.project.fairness
+    tolerance = Tolerance(gap=section.tolerance, deadband=section.deadband)
+    return Policy(gating=dict.fromkeys(section.gating, tolerance), alpha=section.alpha, minimum=section.minimum)
+
+
+def measure_twins(place: Place, say: Say) -> Audit:
+    """Counterfactual twins on the half of the frames that is for finding. Raises Fixable without a frame."""
+    frames = _half(_frames(place), prove=False)
+    return _recorded(place, _twins(place, place.version, frames, say))
+
+
+def measure_groups(place: Place, file: Path) -> Audit:
+    """Labelled rows of the lake by the groups of a side file: CSV with a column `id` and one column an attribute."""
+    table = _attributes(file)
+    rows = _labelled_rows(place)
+    field = _field(place)
+    if field is None or not rows:
+        raise Fixable("there is no labelled request", "post labels to /api/feedback, and give the task labels")
+    ids = [row["client_request_id"] or row["databricks_request_id"] for row in rows]
+    ids = [i if i in table else row["databricks_request_id"] for i, row in zip(ids, rows, strict=True)]
+    labels = place.version.spec.labels
+    said = [labels.parse(row["output_text"] or "") if labels else None for row in rows]
+    given = labelled.Labelled(
+        truth=tuple(label_of(row["label"])[field] for row in rows),
+        answers=tuple(None if answer is None else answer[field] for answer in said),
+        groups=labelled.attributes_of(ids, table),
+        positive=place.loaded.project.fairness.favourable,
+    )
+    policy = policy_of(place.loaded)
+    names = list(given.groups)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    evaluation = content_hash([ids, given.truth])
+    found = audits.conclude(
+        "groups",
+        place.subject,
+        labelled.gaps(given, policy, pairs),
+        policy,
+        unit="labelled request",
+        n=len(rows),
+        test=labelled.TEST,
+        evaluation_sha256=evaluation,
+        now=utc_now(),
+        audits_before=_before(place.control, evaluation),
+        limits=labelled.LIMITS,
+    )
+    return _recorded(place, found)
+
+
+def measure_service(place: Place) -> Audit:
+    """Quality of service on the newest requests of all versions, by script and declared segments."""
+    policy = policy_of(place.loaded)
+    served = _served(place)
+    if not served:
+        raise Fixable("nothing has been asked yet", "send requests first (`trimtab up`)")
+    evaluation = content_hash([place.subject, len(served), served[-1].caller])
+    found = audits.conclude(
+        "quality_of_service",
+        place.subject,
+        quality_of_service.gaps(served, policy),
+        policy,
+        unit="request",
+        n=len(served),
+        test=quality_of_service.TEST,
+        evaluation_sha256=evaluation,
+        now=utc_now(),
+        audits_before=_before(place.control, evaluation),
+        limits=quality_of_service.LIMITS,
+    )
+    return _recorded(place, found)
+
+
+def try_mask(place: Place, say: Say) -> tuple[Acceptance, Audit, Audit, VersionSpec]:
+    """Mask the audited axes and prove it on the other half of the frames; both audits are logged as nested runs.
+
+    Raises Fixable when no audit of this version is on record.
+    """
+    section = place.loaded.project.fairness
+    found = place.control.last("audit", Audit, f"{place.subject}/twins/")
+    if found is None:
+        raise Fixable(f"{place.subject} was not audited", "run `trimtab fairness measure` first")
+    failed = {f.attribute for f in found.findings if f.verdict == "fail"} or set(section.axes)
+    mask = identities.mask_of(identities.pack(section.language), [a for a in section.axes if a in failed])
+    spec = place.version.spec.model_copy(update={"masks": (*place.version.spec.masks, mask)})
+    masked = place.version.model_copy(update={"spec": spec, "version": 0})
+    everything = _frames(place)
+    frames = _half(everything, prove=True)
+    before = _twins(place, place.version, frames, say)
+    after = _twins(place, masked, frames, say, subject=f"{place.subject} with mask {mask.name}")
+    rows = _labelled_rows(place)[-LABELLED:]
+    hits = [_right(place, one, rows, say) for one in (place.version, masked)]
+    worst = max((f for f in before.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
+    paired = next(f for f in after.findings if f.name == worst.name)
+    trial = Trial(
+        name=f"mask {mask.name}",
+        established=found.verdict,
+        seen=frozenset(frame.text for frame in _half(everything, prove=False)),
+        proved_on=frozenset(frame.text for frame in frames),
+        before=hits[0][0],
+        after=hits[1][0],
+        groups=tuple(row["segment"] for row in rows),
+        decisions=hits[1][1],
+        gap_before=worst,
+        gap_after=paired,
+    )
+    accepted = mitigation.accept(trial, section.margin)
+    parent = mlflow.log_audit(place.settings, place.version.spec.model, before, name="mitigation: before")
+    run = mlflow.log_audit(place.settings, place.version.spec.model, after, parent=parent, name=f"after {trial.name}")
+    mlflow.log_note(place.settings, run, {"rai.accepted": str(accepted.accepted).lower()}, accepted.reasons)
+    return accepted, before, after, spec
+
+
+def _twins(place: Place, version: ModelVersion, frames: Sequence[Frame], say: Say, subject: str = "") -> Audit:
+    section, policy = place.loaded.project.fairness, policy_of(place.loaded)
+    words = identities.pack(section.language)
+    orbits = identities.orbits(frames, words, section.axes)
+    if not orbits:
+        raise Fixable("no frame is valid for an axis", "add frames, or name other axes under fairness.axes")
+    said = _outcomes(place, version, orbits, say)
+    free = version.spec.labels is None
+    evaluation = content_hash([[frame.text, list(frame.valid_axes)] for frame in frames])
+    return audits.conclude(
+        "twins",
+        subject or place.subject,
+        twins.gaps(orbits, said, policy, favourable=section.favourable, free_text=free, words=words),
+        policy,
+        unit="prompt frame",
+        n=len(frames),
+        test=twins.TEST,
+        evaluation_sha256=evaluation,
+        now=utc_now(),
+        audits_before=_before(place.control, evaluation),
+        limits=twins.LIMITS,
+        examples=twins.worst_pairs(orbits, said, free),
+    )
+
+
+def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say: Say) -> list[list[Outcome]]:
+    """What the version answers to every text; each text is asked once."""
+    texts = list(dict.fromkeys(text for orbit in orbits for text in orbit.texts))
+    replies = _answers(place, version, texts, say)
+    field = _field(place)
+
+    def outcome(answer: dict[str, str] | None) -> Outcome:
+        if field is None:
+            return Outcome((answer or {}).get("text", ""))
+        return Outcome(json.dumps(answer), None if answer is None else answer.get(field))
+
+    told = {text: outcome(answer) for text, answer in zip(texts, replies, strict=True)}
+    return [[told[text] for text in orbit.texts] for orbit in orbits]
+
+
+def _answers(place: Place, version: ModelVersion, texts: Sequence[str], say: Say) -> tuple[dict[str, str] | None, ...]:
+    """A version's answers, or those of a trial that is no version yet (number 0)."""
+    if version.version:
+        return gather.answers(place.settings, place.loaded, place.control, version, texts, say).answers
+    key = f"trial/{version.spec.hash[:16]}/{content_hash(list(texts))[:16]}"
+    found = place.control.get("answers", key, Answers)
+    if found is None:
+        found = gather._ask(place.settings, place.loaded, version.spec, 0, texts, say)
+        place.control.put("answers", key, found)
+    return found.answers
+
+
+def _right(
+    place: Place, version: ModelVersion, rows: Sequence[Mapping[str, Any]], say: Say
+) -> tuple[tuple[bool, ...], dict[str, int]]:
+    """Whether each labelled row is answered wholly right, and how often each answer was given."""
+    if not rows:
+        return (), {}
+    replies = _answers(place, version, [row["input_text"] for row in rows], say)
+    wanted = [label_of(row["label"]) for row in rows]
+    hits = [
+        answer is not None and all(answer.get(k) == v for k, v in label.items())
+        for answer, label in zip(replies, wanted, strict=True)
+    ]
+    field = _field(place) or "text"
+    return tuple(hits), dict(Counter((answer or {}).get(field, "") for answer in replies))
+
+
+def _frames(place: Place) -> list[Frame]:
+    """The file's frames, or the lake's texts that name a group, newest first."""
+    section = place.loaded.project.fairness
+    if section.frames is not None:
+        return _read_frames(place.settings.root / section.frames)
+    lake = Lake(place.settings)
+    count = lake.count()
+    texts = lake.sample(max(0, count - LOOKED_AT), count, ["row", "input_text"])["input_text"].drop_nulls().unique()
+    words = identities.pack(section.language)
+    found = [f for text in texts.sort() for axis in section.axes if (f := identities.frame_of(text, words, axis))]
+    if not found:
+        raise Fixable(
+            "no request names a group of people, so there is nothing to swap",
+            'name prompts under fairness.frames, each line {"text": "{A person} asks …", "valid_axes": ["age"]}',
+        )
+    return found
+
+
+def _read_frames(path: Path) -> list[Frame]:
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise Fixable(f"fairness.frames: cannot read {path}: {error.strerror}", "correct the path") from None
+    found: list[Frame] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            found.append(Frame(str(row["text"]), tuple(map(str, row["valid_axes"])), row.get("label") or {}))
+        except (ValueError, KeyError, TypeError):
+            raise Fixable(
+                f"{path.name}, line {number} is no frame", 'write {"text": "{A person} asks …", "valid_axes": ["age"]}'
+            ) from None
+    return found
+
+
+def _half(frames: Sequence[Frame], *, prove: bool) -> list[Frame]:
+    """Half of the frames, by the hash of the text: one half finds, the other proves."""
+    return [frame for frame in frames if (int(content_hash(frame.text)[:8], 16) % 2 == 1) == prove]
+
+
+def _attributes(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fixable(f"cannot read {path}: {error}", "name a CSV file with a column `id`") from None
+    if not rows or "id" not in rows[0]:
+        raise Fixable(f"{path} has no column `id`", "give each row the request's id, or the client's own")
+    return {row["id"]: {k: v for k, v in row.items() if k != "id" and v} for row in rows}
+
+
+def _field(place: Place) -> str | None:
+    labels = place.version.spec.labels
+    if labels is None:
+        return None
+    name = place.loaded.project.fairness.field or next(iter(labels.fields))
+    if name not in labels.fields:
+        raise Fixable(f"fairness.field: the labels have no field {name!r}", f"use one of {', '.join(labels.fields)}")
+    return name
+
+
+def _labelled_rows(place: Place) -> list[dict[str, Any]]:
+    """Rows with a label for the field, oldest first, each with its script as `segment`."""
+    field = _field(place)
+    found = Lake(place.settings).labelled().filter(pl.col("label").is_not_null()).to_dicts()
+    kept = [row for row in found if field is not None and field in label_of(row["label"]) and row["input_text"]]
+    return [row | {"segment": script(row["input_text"])} for row in kept]
+
+
+def _served(place: Place) -> list[Served]:
+    lake, segments = Lake(place.settings), place.loaded.project.fairness.segments
+    count = lake.count()
+    columns = ["row", "requester", "request_tags", "request", "response", "status_code", "outcome", "route"]
+    columns += ["input_text", "output_text", "execution_duration_ms", "model_version", "databricks_request_id"]
+    rows = lake.sample(max(0, count - LOOKED_AT), count, columns).filter(pl.col("route") != "shadow")
+    thumbs = lake.thumbs()
+    labels = place.version.spec.labels
+    return [_one(row, segments, thumbs, labels) for row in rows.to_dicts()]
+
+
+def _one(row: Mapping[str, Any], segments: Sequence[str], thumbs: Mapping[str, bool], labels: Any) -> Served:
+    tags, ok = dict(row["request_tags"] or ()), row["outcome"] == "ok"
+    text, response = row["output_text"] or "", row["response"] or ""
+    blocked = '"content_filter"' in response or row["outcome"] == "blocked"
+    told = _declared(row["request"], segments) if segments else {}
+    down = thumbs.get(row["databricks_request_id"])
+    return Served(
+        caller=row["requester"] or tags.get("caller", ""),
+        groups={"script": script(row["input_text"] or ""), **told},
+        refusal=twins.refused(text) if ok else None,
+        guard_block=blocked,
+        error=not ok and not blocked and row["outcome"] != "cancelled",
+        invalid_format=labels.parse(text) is None if ok and labels is not None else None,
+        seconds=row["execution_duration_ms"] / 1000 if ok else None,
+        thumbs_down=None if down is None else not down,
+    )
+
+
+def _declared(request: str, segments: Sequence[str]) -> dict[str, str]:
+    """The groups that a request declares of itself, in `metadata` or `usage_context`."""
+    try:
+        body = json.loads(request)
+    except ValueError:
+        return {}
+    said = {**(body.get("metadata") or {}), **(body.get("usage_context") or {})} if isinstance(body, dict) else {}
+    return {name: str(said[name]) for name in segments if said.get(name)}
+
+
+def _before(control: Control, evaluation: str) -> int:
+    return sum(audit.evaluation_sha256 == evaluation for audit in control.facts("audit", Audit))
+
+
+def _recorded(place: Place, audit: Audit) -> Audit:
+    place.control.put("audit", f"{place.subject}/{audit.kind}/{audit.at.isoformat()}", audit)
+    mlflow.log_audit(place.settings, place.version.spec.model, audit, place.version.version)
+    return audit
+
+
+def register_mask(place: Place, spec: VersionSpec, accepted: Acceptance) -> ModelVersion:
+    """The winner as a version of its own, child of the one it mends."""
+    return registry.register(
+        place.settings,
+        place.control,
+        spec,
+        config_hash=place.loaded.hash,
+        note=f"mask {spec.masks[-1].name}: {'; '.join(accepted.reasons)}",
+        parent=place.version.version,
+    )
