@@ -25,7 +25,8 @@ class Loaded:
     """A project without faults.
 
     `hash`: SHA-256 over the bytes of trimtab.yaml and of every file it names (weights excepted: versions carry their
-    hash). `prompt`: system text, and the few-shot examples as one-line answers.
+    hash). `prompt`: system text, and the few-shot examples as one-line answers. `files`: those files, relative to the
+    project's folder.
     """
 
     project: Project
@@ -36,6 +37,7 @@ class Loaded:
     guidelines: Guidelines | None = None
     guidelines_sha256: str = ""
     """Of the file's bytes; empty without one."""
+    files: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Loaded:
@@ -92,7 +94,8 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     rules.look(reading, project, labels, swaps)
     rule_book = guidelines.guidelines(reading, project)
     digest = reading.digests.get("guidelines", "")
-    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest)
+    files = tuple(dict.fromkeys(reading.files))
+    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest, files)
 
 
 def _sorted(reading: Reading) -> list[ConfigError]:

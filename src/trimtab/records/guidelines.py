@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from trimtab.records import keys
-from trimtab.records.project import FileModel
+from trimtab.records.file_model import FileModel
 from trimtab.records.record import Record, content_hash
 
 Occasion = Literal["promote", "daily", "weekly", "monthly"]
