@@ -318,7 +318,7 @@ def _erased_bytes(size: int) -> bytes:
     room = size - _HEADER.size - 2
     value = b"\xc6" + (room - 5).to_bytes(4, "big") if room >= 5 else b"\xc4" + bytes([room - 2])
     body = b"\x04\x91" + value.ljust(room, b"\x00")
-    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+    return _HEADER.pack(len(body), crc32(body)) + body
 
 
 def recover(folder: Path) -> int:
