@@ -14,14 +14,19 @@ from trimtab.store.lake import FEEDBACK, INFERENCE, AnyLake, open_table
 
 Open = Callable[[Settings], AnyLake]
 
-_names = itertools.count()
+_numbers = itertools.count()
+
+
+def number() -> int:
+    """A number for a name in a catalog that tests share."""
+    return next(_numbers)
 
 
 def on_sail(spark: Any, settings: Settings) -> SparkLake:
     """The project's Delta tables in Sail's catalog."""
-    number, tables = next(_names), {}
+    unique, tables = number(), {}
     for name in ("inference", "feedback"):
-        tables[name] = f"{name}_{number}"
+        tables[name] = f"{name}_{unique}"
         if open_table(settings.lake / name) is not None:
             spark.sql(f"CREATE TABLE {tables[name]} USING delta LOCATION '{settings.lake / name}'").collect()
     return SparkLake(spark, **tables)
@@ -29,9 +34,9 @@ def on_sail(spark: Any, settings: Settings) -> SparkLake:
 
 def on_apache(spark: Any, settings: Settings) -> SparkLake:
     """The files of the project's Delta tables, of this snapshot."""
-    number, tables = next(_names), {}
+    unique, tables = number(), {}
     for name, schema in (("inference", INFERENCE), ("feedback", FEEDBACK)):
-        tables[name] = f"{name}_{number}"
+        tables[name] = f"{name}_{unique}"
         table = open_table(settings.lake / name)
         if table is not None:
             files(spark, table, ddl(schema)).createOrReplaceTempView(tables[name])
