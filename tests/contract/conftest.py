@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.lakes import Open, on_apache, on_sail
 
+from contract.lakes import Open, on_apache, on_sail
 from trimtab import settings as trimtab_settings
 from trimtab.databricks.lake_spark import session
 from trimtab.settings import Settings

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from contract.lakes import Open
 from deltalake import write_deltalake
-from store.journal_writer import closed, feedback
 
+from contract.lakes import Open
+from store.journal_writer import closed, feedback
 from trimtab import settings as trimtab_settings
 from trimtab.records.monitor import SAMPLE, Profile, priority
 from trimtab.settings import Settings

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.lakes import number
 
+from contract.lakes import number
 from trimtab.databricks import request_log
 from trimtab.databricks.lake_spark import SparkLake, ddl
 from trimtab.errors import Fixable
@@ -27,7 +27,6 @@ status_code INT, sampling_fraction DOUBLE, latency_ms BIGINT, time_to_first_byte
 response STRING, destination_type STRING, destination_name STRING, destination_id STRING, destination_model STRING,
 logging_error_codes ARRAY<STRING>, requester STRING, schema_version STRING"""
 ENTITIES = "served_entity_id STRING, entity_name STRING, entity_version STRING, change_time TIMESTAMP"
-
 
 
 def _m(role: str, text: str) -> dict[str, str]:

@@ -28,7 +28,6 @@ _MESSAGES = "'array<struct<role:string,content:string>>'"
 _OUTPUT = "'array<struct<type:string,content:string>>'"
 
 
-
 def _joined(content: str) -> str:
     """The text of a message's content that is a list of parts; null for any other."""
     return f"array_join(transform(from_json({content}, 'array<struct<text:string>>'), part -> part.text), '')"

@@ -34,7 +34,7 @@ SAMPLE = 500
 
 
 class Numbers(Record):
-    """A column of whole numbers: how many there are, their sum, the least, the greatest, and how many are <= a bound."""
+    """A column of whole numbers: how many there are, their sum, the least, the greatest, how many are up to a bound."""
 
     n: int
     total: int
@@ -70,14 +70,11 @@ class Profile(Record):
     sample: tuple[int, ...]
 
     def __add__(self, other: Profile) -> Profile:
-        """The profile of both windows together, this one first. Raises ValueError when one does not follow the other."""
+        """The profile of both windows together, this one first. ValueError: they do not follow each other."""
         if self.window.last != other.window.first:
             raise ValueError(f"rows {other.window.first} on do not follow rows up to {self.window.last}")
         columns = {**self.numbers, **other.numbers}
-        sums = {
-            name: self.numbers[name] + other.numbers[name]
-            for name in self.numbers.keys() & other.numbers.keys()
-        }
+        sums = {name: self.numbers[name] + other.numbers[name] for name in self.numbers.keys() & other.numbers.keys()}
         return Profile(
             window=Window(
                 first=self.window.first,

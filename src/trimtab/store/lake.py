@@ -239,7 +239,9 @@ def open_table(place: Path | str) -> DeltaTable | None:
 def away(place: Path | str, error: OSError) -> Fixable:
     """The error for a lake that cannot be reached."""
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return Fixable(f"the lake {place} cannot be reached: {first}", "see that TRIMTAB_LAKE and the store's AZURE_* name it")
+    return Fixable(
+        f"the lake {place} cannot be reached: {first}", "see that TRIMTAB_LAKE and the store's AZURE_* name it"
+    )
 
 
 def next_row(table: DeltaTable) -> int:
