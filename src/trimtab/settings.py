@@ -29,6 +29,8 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     lake_url: str | None = None
+    files_url: str | None = None
+    """Where machines share weights, adapters and data sets; None: this machine works alone."""
 
     @property
     def gateway_url(self) -> str:
@@ -111,6 +113,7 @@ def load(root: Path | str = ".") -> Settings:
     root = Path(root).resolve()
     env = os.environ
     home = root / ".trimtab"
+    lake_url = (env.get("TRIMTAB_LAKE") or "").rstrip("/") or None
     return Settings(
         root=root,
         blobs=Path(env.get("TRIMTAB_BLOBS") or Path.home() / ".cache" / "trimtab" / "blobs"),
@@ -121,7 +124,8 @@ def load(root: Path | str = ".") -> Settings:
         dashboard_port=int(env.get("TRIMTAB_DASHBOARD_PORT", "8081")),
         tls_cert=_path(env.get("TRIMTAB_TLS_CERT")),
         tls_key=_path(env.get("TRIMTAB_TLS_KEY")),
-        lake_url=(env.get("TRIMTAB_LAKE") or "").rstrip("/") or None,
+        lake_url=lake_url,
+        files_url=lake_url,
     )
 
 

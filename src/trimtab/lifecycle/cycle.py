@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from trimtab import registry, training
@@ -26,6 +27,7 @@ from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
 from trimtab.settings import Settings
+from trimtab.store import artifacts
 from trimtab.store.control import Control
 
 STAGES = ("register", "serve", "watch", "retrain", "judge", "roll out")
@@ -316,12 +318,15 @@ def _step(work: Work, name: str, type_: type[R], do: Callable[[], R]) -> R:
     """The step's output: found under its key, or made and recorded."""
     key = f"{work.key}/{name}"
     found = work.control.get("output", key, type_)
+    if isinstance(found, DatasetVersion):  # its files may have been made on another machine
+        return found.model_copy(update={"path": str(artifacts.dataset(work.settings, found.hash))})
     if found is not None:
         return found
     started = time.monotonic()
     _say(work, name)(0.0, None, "")
     output = do()
     if isinstance(output, DatasetVersion):
+        artifacts.share(work.settings, Path(output.path))
         work.control.put("dataset", output.hash, output)
     if isinstance(output, TrainingRun):
         work.control.put("training_run", output.key, output)
