@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import evidence, keys, live, loop, prepare, show
+from trimtab.cli import databricks, evidence, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -29,6 +29,7 @@ PANELS = (
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
     ("Evidence", ("audit", "card")),
+    ("Azure Databricks", ("azure", "databricks")),
     ("See it all in minutes", ("demo",)),
 )
 """The commands by stage: the order of `trimtab --help`."""
@@ -69,6 +70,22 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (evidence.key, "trimtab audit key"),
             (evidence.export, "trimtab audit export > audit.jsonl"),
             (evidence.bundle, "trimtab audit bundle 2026-q4.zip --from 2026-10-01 --to 2027-01-01"),
+        ),
+    ),
+    "azure": (
+        "Create the Azure Databricks workspace that trimtab.yaml names.",
+        ((databricks.provision, "trimtab azure provision --apply"),),
+    ),
+    "databricks": (
+        "Bring the same trimtab.yaml into a workspace, step by step: each command plans, --apply does it.",
+        (
+            (databricks.cluster, "trimtab databricks cluster --apply"),
+            (databricks.init, "trimtab databricks init --apply"),
+            (databricks.push, "trimtab databricks push --apply"),
+            (databricks.deploy, "trimtab databricks deploy --canary 10 --apply"),
+            (databricks.monitor, "trimtab databricks monitor --apply"),
+            (databricks.schedule, "trimtab databricks schedule --apply"),
+            (databricks.destroy, "trimtab databricks destroy --confirm support-triage --apply"),
         ),
     ),
 }

@@ -143,7 +143,7 @@ def history(control: Control, model: str) -> list[AliasMove]:
 def show_aliases(settings: Settings, control: Control, model: str) -> None:
     """Make MLflow's aliases say what the control database says. A registry that is away is logged, not fatal."""
     try:
-        client = _client(settings)
+        client = client_of(settings)
         shown = dict(client.get_registered_model(model).aliases)
         for alias in ALIASES:
             version = control.alias(model, alias)
@@ -158,24 +158,25 @@ def show_aliases(settings: Settings, control: Control, model: str) -> None:
 def show_checkpoint(settings: Settings, model: str, note: str) -> None:
     """Keep the audit log's newest checkpoint as a tag of the registered model. ConnectionError: MLflow is away."""
     try:
-        _client(settings).set_registered_model_tag(model, "trimtab.audit_checkpoint", note)
+        client_of(settings).set_registered_model_tag(model, "trimtab.audit_checkpoint", note)
     except Exception as error:  # MLflow raises many kinds
         raise ConnectionError(f"MLflow does not take the checkpoint: {error}") from error
 
 
 def log_metrics(settings: Settings, version: ModelVersion, metrics: Mapping[str, float]) -> None:
     """Add metrics to a version's run, e.g. what the gates measured."""
-    client = _client(settings)
+    client = client_of(settings)
     for name, value in metrics.items():
         client.log_metric(version.run_id, name, value)
 
 
 def log_text(settings: Settings, version: ModelVersion, text: str, file: str) -> None:
     """Add a text artifact to a version's run, e.g. its model card."""
-    _client(settings).log_text(version.run_id, text, file)
+    client_of(settings).log_text(version.run_id, text, file)
 
 
-def _client(settings: Settings) -> MlflowClient:
+def client_of(settings: Settings) -> MlflowClient:
+    """MLflow's client of this project; telemetry is off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -199,7 +200,7 @@ def _log_version(
     training: TrainingRun | None,
     note: str,
 ) -> tuple[int, str]:
-    client = _client(settings)
+    client = client_of(settings)
     if not client.search_registered_models(filter_string=f"name = '{spec.model}'"):
         client.create_registered_model(spec.model, description="Managed by Trimtab.")
     found = client.search_model_versions(f"name = '{spec.model}' and tags.`trimtab.spec_hash` = '{spec.hash}'")
