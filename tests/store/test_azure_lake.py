@@ -90,10 +90,12 @@ def test_machines_that_drain_at_once_number_every_row_once_and_a_killed_one_goes
     assert found["row"].to_list() == list(range(lake.count()))
     ids = found["databricks_request_id"].to_list()
     assert len(ids) == len(set(ids))
-    assert {f"{name}-{number}" for name in ("one", "two") for number in range(rows)} | {"three-0"} <= set(ids)
+    known = {f"{name}-{number}" for name in ("one", "two") for number in range(rows)} | {"three-0"}
+    assert known <= set(ids)
     told = pl.scan_delta(DeltaTable(place.lake_table("feedback"))).collect()["feedback_id"].to_list()
-    assert sorted(told) == sorted(ids)
-    assert lake.labelled()["label"].to_list() == ['{"intent":"refund"}'] * len(ids)
+    assert len(told) == len(set(told))
+    assert known <= set(told) <= set(ids)
+    assert lake.labelled()["label"].drop_nulls().to_list() == ['{"intent":"refund"}'] * len(told)
     assert segments(trimtab_settings.load(place.root.parent / "three").journal) == []
     assert not (place.root.parent / "one" / ".trimtab" / "lake" / "inference").exists()
 
