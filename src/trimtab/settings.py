@@ -2,7 +2,9 @@
 
 Environment: TRIMTAB_BLOBS (weights shared by all projects, default ~/.cache/trimtab/blobs),
 TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the
-project), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
+project), TRIMTAB_LAKE (request rows and trained adapters of all machines, e.g.
+abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, default in the project; the store's own variables, AZURE_*, say who
+we are), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
 TRIMTAB_TLS_CERT and TRIMTAB_TLS_KEY (PEM files: the gateway speaks TLS).
 """
 
@@ -26,6 +28,9 @@ class Settings:
     dashboard_port: int
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    lake_url: str | None = None
+    files_url: str | None = None
+    """Where machines share weights, adapters and data sets; None: this machine works alone."""
 
     @property
     def gateway_url(self) -> str:
@@ -43,8 +48,12 @@ class Settings:
 
     @property
     def lake(self) -> Path:
-        """Delta tables: `inference`, `feedback`."""
+        """Delta tables `inference` and `feedback`, unless they are at `lake_url`; the lock of this machine's drain."""
         return self.home / "lake"
+
+    def lake_table(self, name: str) -> str:
+        """Where a table of the lake is: a path, or a URL below `lake_url`."""
+        return f"{self.lake_url}/{name}" if self.lake_url else str(self.lake / name)
 
     @property
     def journal(self) -> Path:
@@ -104,6 +113,7 @@ def load(root: Path | str = ".") -> Settings:
     root = Path(root).resolve()
     env = os.environ
     home = root / ".trimtab"
+    lake_url = (env.get("TRIMTAB_LAKE") or "").rstrip("/") or None
     return Settings(
         root=root,
         blobs=Path(env.get("TRIMTAB_BLOBS") or Path.home() / ".cache" / "trimtab" / "blobs"),
@@ -114,6 +124,8 @@ def load(root: Path | str = ".") -> Settings:
         dashboard_port=int(env.get("TRIMTAB_DASHBOARD_PORT", "8081")),
         tls_cert=_path(env.get("TRIMTAB_TLS_CERT")),
         tls_key=_path(env.get("TRIMTAB_TLS_KEY")),
+        lake_url=lake_url,
+        files_url=lake_url,
     )
 
 

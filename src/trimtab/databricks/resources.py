@@ -123,7 +123,7 @@ def alerts(project: Project) -> list[Resource]:
         fix = "write the id of a SQL warehouse at target.databricks.warehouse (its page shows it after the name)"
         raise Fixable("alerts need a SQL warehouse", fix)
     query = (
-        "SELECT count_if(status_code >= 400) / greatest(count(*), 1) AS error_rate "  # noqa: S608 (names are checked)
+        "SELECT count_if(status_code >= 400) / greatest(count(*), 1) AS error_rate "
         f"FROM {jobs.request_log(project)} WHERE request_time > current_timestamp() - INTERVAL 1 HOUR"
     )
     return [_alert(project, target.warehouse, "error rate", query, "error_rate", target.monitor.error_rate_max)]

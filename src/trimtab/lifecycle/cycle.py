@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from trimtab import registry, training
 from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable
 from trimtab.lifecycle import compliance, erasure
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
+from trimtab.lifecycle.rows import Rows, here
 from trimtab.project import Loaded
 from trimtab.promotion import decide, gather, rollout
 from trimtab.records.lifecycle import Cycle, CycleEnd, Progress, Step
@@ -26,9 +28,8 @@ from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
 from trimtab.settings import Settings
+from trimtab.store import artifacts
 from trimtab.store.control import Control
-from trimtab.store.drain import drain
-from trimtab.store.lake import Lake
 
 STAGES = ("register", "serve", "watch", "retrain", "judge", "roll out")
 """The lifecycle in order: the CLI's panels, the docs and the dashboard follow it."""
@@ -52,51 +53,81 @@ class Work:
     cycle: Cycle
     attempt: int
     mitigation: Mitigation
+    rows: Rows
+
+    @property
+    def champion(self) -> ModelVersion:
+        """The version that the candidate is to replace."""
+        return registry.get(self.control, self.cycle.model, self.cycle.champion)
 
     @property
     def key(self) -> str:
         return f"{self.cycle.id}/{self.attempt}"
 
 
-def run_cycle(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
+def run_cycle(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows | None = None) -> CycleEnd:
     """Curate, train, register, compare, decide, roll out; again with mitigation after a rejection for fairness alone.
 
     What a person must mend first (Fixable) ends the cycle as failed. Raises StepFailed, EngineError or DatabaseAway
-    when a step broke off: run the cycle again and it goes on there.
+    when a step broke off: run the cycle again and it goes on there. `rows`: by default those of this machine's lake.
     """
     try:
-        return _attempts(settings, loaded, control, cycle)
+        work, candidate, decision = decided(settings, loaded, control, cycle, rows or here(settings))
+        return finish(work, candidate, decision) if decision.outcome == "promote" else turn_down(work, decision)
     except DatabaseAway:
         raise
     except Fixable as error:
         return give_up(settings, control, cycle, str(error))
 
 
-def _attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle) -> CycleEnd:
-    mitigation: Mitigation = "none"
-    decision = None
-    for attempt in range(1, loaded.project.retrain.attempts + 1):
-        work = Work(settings, loaded, control, cycle, attempt, mitigation)
+def decided(
+    settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows
+) -> tuple[Work, ModelVersion, Decision]:
+    """The last attempt of a cycle, its candidate and what was decided about it."""
+    for work in attempts(settings, loaded, control, cycle, rows):
         candidate, decision = judge_candidate(work)
-        if decision.outcome == "promote":
-            return finish(work, candidate, decision)
         if not failed_for_fairness_alone(decision):
             break
-        mitigation = "counterfactual_augmentation"
-    assert decision is not None  # noqa: S101 (attempts is at least 1)
-    outcome = "rejected" if decision.outcome == "reject" else "held"
-    return _end(settings, control, cycle, outcome, " ".join(decision.reasons), None)
+    return work, candidate, decision  # pyright: ignore[reportPossiblyUnbound] (attempts is at least 1)
+
+
+def attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows) -> Iterator[Work]:
+    """The attempts of a cycle in order: the first one as the file says, later ones mitigated."""
+    for attempt in range(1, loaded.project.retrain.attempts + 1):
+        mitigation: Mitigation = "none" if attempt == 1 else "counterfactual_augmentation"
+        yield Work(settings, loaded, control, cycle, attempt, mitigation, rows)
+
+
+def curated(work: Work) -> DatasetVersion:
+    """The data of an attempt."""
+    return _step(work, "curate", DatasetVersion, lambda: _curate(work))
+
+
+def trained(work: Work) -> ModelVersion:
+    """Its candidate, registered."""
+    dataset = curated(work)
+    run = _step(work, "train", TrainingRun, lambda: _train(work, dataset))
+    return _step(work, "register", ModelVersion, lambda: _register(work, dataset, run))
+
+
+def evaluated(work: Work) -> ModelVersion:
+    """Its candidate with the evidence of every gate."""
+    candidate, dataset = trained(work), curated(work)
+    _step(work, "compare", Gates, lambda: _compare(work, candidate, dataset))
+    _step(work, "fairness", Gates, lambda: _fairness(work, candidate, dataset))
+    return candidate
 
 
 def judge_candidate(work: Work) -> tuple[ModelVersion, Decision]:
     """One candidate from data to decision."""
-    champion = registry.get(work.control, work.cycle.model, work.cycle.champion)
-    dataset = _step(work, "curate", DatasetVersion, lambda: _curate(work, champion))
-    run = _step(work, "train", TrainingRun, lambda: _train(work, champion, dataset))
-    candidate = _step(work, "register", ModelVersion, lambda: _register(work, champion, dataset, run))
-    _step(work, "compare", Gates, lambda: _compare(work, candidate, champion, dataset))
-    _step(work, "fairness", Gates, lambda: _fairness(work, candidate, dataset))
-    return candidate, _step(work, "decide", Decision, lambda: _decide(work, candidate, champion))
+    candidate = evaluated(work)
+    return candidate, _step(work, "decide", Decision, lambda: _decide(work, candidate))
+
+
+def turn_down(work: Work, decision: Decision) -> CycleEnd:
+    """End a cycle whose candidate is not promoted."""
+    outcome = "rejected" if decision.outcome == "reject" else "held"
+    return _end(work.settings, work.control, work.cycle, outcome, " ".join(decision.reasons), None)
 
 
 def finish(work: Work, candidate: ModelVersion, decision: Decision) -> CycleEnd:
@@ -107,7 +138,8 @@ def finish(work: Work, candidate: ModelVersion, decision: Decision) -> CycleEnd:
         if work.loaded.project.retrain.brakes.approval == "required":
             wait_for_approval(control, decision, _say(work, "approve"))
         say = _say(work, "roll out")
-        promoted = rollout.roll_out(settings, work.loaded, control, decision, f"cycle {cycle.id}", say)
+        actor, lake = f"cycle {cycle.id}", work.rows.lake
+        promoted = rollout.roll_out(settings, work.loaded, control, decision, actor, say, lake=lake)
         outcome = "promoted" if promoted else "rolled_back"
         summary = "; ".join(decision.reasons) if promoted else "the canary failed more often than the champion"
     except Conflict as conflict:
@@ -152,15 +184,15 @@ def unfinished(control: Control, model: str) -> list[Cycle]:
 
 def run_now(settings: Settings, loaded: Loaded, reason: str) -> CycleEnd:
     """Resume the unfinished cycle, or open one, and run it here. Raises Fixable when another process runs one."""
-    control = Control(settings)
+    control, rows = Control(settings), here(settings)
     erasure.choose(settings, loaded.project.evidence)
-    drain(settings)
+    rows.arrive()
     with only_cycle(settings) as free:
         if not free:
             raise Fixable("a cycle is running in another process", "watch it with `trimtab status`")
         waiting = unfinished(control, loaded.project.name)
         cycle = waiting[0] if waiting else open_cycle(control, loaded.project.name, reason, utc_now())
-        return run_cycle(settings, loaded, control, cycle)
+        return run_cycle(settings, loaded, control, cycle, rows)
 
 
 def approve(settings: Settings, loaded: Loaded, cycle: str | None, actor: str) -> None:
@@ -187,15 +219,15 @@ class Gates(Record):
     gates: tuple[GateResult, ...]
 
 
-def _curate(work: Work, champion: ModelVersion) -> DatasetVersion:
+def _curate(work: Work) -> DatasetVersion:
     _say(work, "curate")(0.0, None, "freezing the hold-out, filtering, looking for leaks")
-    drain(work.settings)  # what was journalled before the cut is in the lake from here on, for every attempt alike
+    work.rows.arrive()  # what was journalled before the cut is in the lake from here on, for every attempt alike
     fair = work.loaded.project.gates.fairness
     return training.curate(
         work.settings,
-        Lake(work.settings).labelled(until=work.cycle.cut),
+        work.rows.lake.labelled(until=work.cycle.cut),
         model=work.cycle.model,
-        labels=champion.spec.labels or LabelSet(fields={}),
+        labels=work.champion.spec.labels or LabelSet(fields={}),
         section=work.loaded.project.retrain,
         mitigation=work.mitigation,
         swaps=work.loaded.swaps[fair.sensitive[0]] if fair and work.loaded.swaps else None,
@@ -203,7 +235,7 @@ def _curate(work: Work, champion: ModelVersion) -> DatasetVersion:
     )
 
 
-def _train(work: Work, champion: ModelVersion, dataset: DatasetVersion) -> TrainingRun:
+def _train(work: Work, dataset: DatasetVersion) -> TrainingRun:
     """A mitigated candidate goes on from the rejected one: what that one learned of the task is kept."""
     rejected = work.control.get("training_run", f"{work.cycle.id}/{work.attempt - 1}", TrainingRun)
     section = work.loaded.project.retrain.lora
@@ -213,26 +245,26 @@ def _train(work: Work, champion: ModelVersion, dataset: DatasetVersion) -> Train
         work.settings,
         dataset,
         key=work.key,
-        base=champion.spec.base,
+        base=work.champion.spec.base,
         prompt=_tuned_prompt(work),
         section=section,
         on_progress=_say(work, "train"),
         adapter=rejected.adapter_sha256 if rejected else None,
-        masks=champion.spec.masks,
+        masks=work.champion.spec.masks,
     )
 
 
-def _register(work: Work, champion: ModelVersion, dataset: DatasetVersion, run: TrainingRun) -> ModelVersion:
+def _register(work: Work, dataset: DatasetVersion, run: TrainingRun) -> ModelVersion:
     changes = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": _tuned_prompt(work)}
     return registry.register(
         work.settings,
         work.control,
-        champion.spec.model_copy(update=changes),
+        work.champion.spec.model_copy(update=changes),
         config_hash=work.loaded.hash,
         note=f"cycle {work.key}: {run.method}, mitigation {dataset.mitigation}",
         dataset=dataset,
         training=run,
-        parent=champion.version,
+        parent=work.cycle.champion,
     )
 
 
@@ -241,9 +273,9 @@ def _tuned_prompt(work: Work) -> Prompt:
     return Prompt(system=work.loaded.prompt.system)
 
 
-def _compare(work: Work, candidate: ModelVersion, champion: ModelVersion, dataset: DatasetVersion) -> Gates:
+def _compare(work: Work, candidate: ModelVersion, dataset: DatasetVersion) -> Gates:
     say = _say(work, "compare")
-    args = (work.settings, work.loaded, work.control, candidate, champion, dataset, say)
+    args = (work.settings, work.loaded, work.control, candidate, work.champion, dataset, say)
     return _judged(work, candidate, gather.quality_and_latency(*args))
 
 
@@ -265,7 +297,7 @@ def _judged(work: Work, candidate: ModelVersion, gates: list[GateResult]) -> Gat
     return Gates(gates=tuple(gates))
 
 
-def _decide(work: Work, candidate: ModelVersion, champion: ModelVersion) -> Decision:
+def _decide(work: Work, candidate: ModelVersion) -> Decision:
     made = work.control.get("decision", work.key, Decision)
     if made is not None:  # and then interrupted: a decision is made once
         return made
@@ -276,7 +308,7 @@ def _decide(work: Work, candidate: ModelVersion, champion: ModelVersion) -> Deci
         key=work.key,
         model=work.cycle.model,
         candidate=candidate.version,
-        champion_compared=champion.version,
+        champion_compared=work.cycle.champion,
         champion_now=work.control.alias(work.cycle.model, "champion"),
         gates=gates,
         required=gather.required(work.loaded),
@@ -293,12 +325,15 @@ def _step(work: Work, name: str, type_: type[R], do: Callable[[], R]) -> R:
     """The step's output: found under its key, or made and recorded."""
     key = f"{work.key}/{name}"
     found = work.control.get("output", key, type_)
+    if isinstance(found, DatasetVersion):  # its files may have been made on another machine
+        return found.model_copy(update={"path": str(artifacts.dataset(work.settings, found.hash))})
     if found is not None:
         return found
     started = time.monotonic()
     _say(work, name)(0.0, None, "")
     output = do()
     if isinstance(output, DatasetVersion):
+        artifacts.share(work.settings, Path(output.path))
         work.control.put("dataset", output.hash, output)
     if isinstance(output, TrainingRun):
         work.control.put("training_run", output.key, output)

@@ -21,14 +21,14 @@ from trimtab.monitor import watch
 from trimtab.project import Loaded
 from trimtab.records.lifecycle import Cycle
 from trimtab.records.monitor import Alert
-from trimtab.records.project import RetrainSection
+from trimtab.records.project import Project, RetrainSection
 from trimtab.records.record import utc_now
 from trimtab.records.training import Trigger
 from trimtab.settings import Settings
 from trimtab.store import seals
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
-from trimtab.store.lake import Lake
+from trimtab.store.lake import AnyLake, Lake
 
 log = logging.getLogger(__name__)
 
@@ -140,13 +140,12 @@ def _watch(loop: Loop) -> None:
         _launch(loop, waiting[0])
         return
     watch.look(settings, project, control, Lake(settings), utc_now())
-    for alert in _open_alerts(loop):
+    for alert in open_alerts(project, control):
         _consider(loop, alert.title, alert)
 
 
-def _open_alerts(loop: Loop) -> list[Alert]:
+def open_alerts(project: Project, control: Control) -> list[Alert]:
     """Alerts about the champion that ask for a cycle and have not had one."""
-    control, project = loop.control, loop.loaded.project
     used = {cycle.trigger for cycle in control.facts("cycle", Cycle)}
     champion = control.alias(project.name, "champion")
     alerts = control.facts("alert", Alert, f"{project.name}/")
@@ -159,13 +158,20 @@ def _open_alerts(loop: Loop) -> list[Alert]:
     ]
 
 
+def consider(
+    project: Project, control: Control, lake: AnyLake, reason: str, alert: Alert | None, now: datetime
+) -> Trigger:
+    """Whether a cycle starts now, by the brakes; nothing is written."""
+    n_labelled = lake.labelled()["label"].drop_nulls().len()
+    return trigger(alert, reason, project.retrain, control.facts("cycle", Cycle), n_labelled, now, project.name)
+
+
 def _consider(loop: Loop, reason: str, alert: Alert | None) -> None:
     project, control = loop.loaded.project, loop.control
     if cycles.unfinished(control, project.name):
         return
-    n_labelled = Lake(loop.settings).labelled()["label"].drop_nulls().len()
-    past, now = control.facts("cycle", Cycle), utc_now()
-    decided = trigger(alert, reason, project.retrain, past, n_labelled, now, project.name)
+    now = utc_now()
+    decided = consider(project, control, Lake(loop.settings), reason, alert, now)
     if decided.reason != loop.said:
         log.info("retraining %s: %s", "starts" if decided.fired else "waits", decided.reason)
         control.put("trigger", f"{project.name}/{now.isoformat()}", decided)

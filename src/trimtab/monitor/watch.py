@@ -16,13 +16,13 @@ from trimtab.errors import Corrupt
 from trimtab.evaluation.scorers import label_of
 from trimtab.monitor import alerts, drift, embed, quality
 from trimtab.monitor.texts import body
-from trimtab.records.monitor import Alert, DriftReport, QualityReport, Window
+from trimtab.records.monitor import Alert, DriftReport, Profile, QualityReport, Window
 from trimtab.records.project import InputDriftSection, Project, QualitySection
 from trimtab.records.registry import AliasMove, LabelSet, ModelVersion
 from trimtab.records.training import DatasetVersion
 from trimtab.settings import Settings
 from trimtab.store.control import Control
-from trimtab.store.lake import Lake
+from trimtab.store.lake import AnyLake
 
 NEW_LABELS = 10
 """Labels that must have arrived since the last quality report before the next one."""
@@ -38,7 +38,7 @@ class _Side(NamedTuple):
     rows: list[drift.Row]
 
 
-def look(settings: Settings, project: Project, control: Control, lake: Lake, now: datetime) -> list[Alert]:
+def look(settings: Settings, project: Project, control: Control, lake: AnyLake, now: datetime) -> list[Alert]:
     """Test what has arrived since the last look; the alerts newly raised, their people already told.
 
     Nothing happens before the project has a champion. Raises Corrupt when a fact the champion rests on is missing.
@@ -56,6 +56,22 @@ def look(settings: Settings, project: Project, control: Control, lake: Lake, now
         _look_at_inputs(settings, project, project.monitor.input_drift, version, control, lake, now)
         raised += _raise(project, "input_drift", version, control, now)
     return raised
+
+
+def profiles(project: Project, control: Control, lake: AnyLake) -> list[Profile]:
+    """The profiles that the next look needs, oldest first, the reference before all: facts afterwards.
+
+    `look` makes them itself. Where rows are many, they are made where the rows are, and the look is taken elsewhere.
+    """
+    champion, section = control.alias(project.name, "champion"), project.monitor.input_drift
+    if champion is None or section is None:
+        return []
+    version = _version(control, project.name, champion)
+    bounds = _reference(section.window, version, control, lake)
+    if bounds is None:
+        return []
+    windows = [bounds, *_untested(section.window, bounds[1], version, control, lake)]
+    return [_profile(project.name, control, lake, *window) for window in windows]
 
 
 def _raise(project: Project, kind: alerts.Kind, version: ModelVersion, control: Control, now: datetime) -> list[Alert]:
@@ -89,12 +105,12 @@ def _look_at_inputs(
     section: InputDriftSection,
     version: ModelVersion,
     control: Control,
-    lake: Lake,
+    lake: AnyLake,
     now: datetime,
 ) -> None:
     """Test every full window that was not tested yet, each once. Windows follow each other without overlap.
 
-    A window is `section.window` rows by number; of these, answered requests with a text are compared.
+    A window is `section.window` rows by number; of these, what its profile samples is compared.
     """
     bounds = _reference(section.window, version, control, lake)
     if bounds is None:
@@ -104,8 +120,8 @@ def _look_at_inputs(
         key = f"{project.name}/{version.version}/{first}"
         if control.get("drift_report", key, DriftReport) is not None:
             continue
-        reference = reference or _side(settings, lake, *bounds)
-        current = _side(settings, lake, first, last)
+        reference = reference or _side(settings, _profile(project.name, control, lake, *bounds), lake)
+        current = _side(settings, _profile(project.name, control, lake, first, last), lake)
         result = drift.compare(reference.rows, current.rows, alpha=section.alpha, seed=first)
         report = DriftReport(
             model=project.name,
@@ -124,7 +140,7 @@ def _look_at_inputs(
         control.put("drift_report", key, report)
 
 
-def _reference(size: int, version: ModelVersion, control: Control, lake: Lake) -> tuple[int, int] | None:
+def _reference(size: int, version: ModelVersion, control: Control, lake: AnyLake) -> tuple[int, int] | None:
     """Rows that a champion is held against: the last `size` it could have learned from, else the first `size` ever.
 
     None while there are not so many rows yet.
@@ -142,7 +158,7 @@ def _reference(size: int, version: ModelVersion, control: Control, lake: Lake) -
 
 
 def _untested(
-    size: int, reference_end: int, version: ModelVersion, control: Control, lake: Lake
+    size: int, reference_end: int, version: ModelVersion, control: Control, lake: AnyLake
 ) -> Iterator[tuple[int, int]]:
     """Full windows after the reference and after the champion took over from another version, oldest first.
 
@@ -162,28 +178,33 @@ def _untested(
         first += size
 
 
-def _first_after(lake: Lake, moment: datetime) -> int:
+def _first_after(lake: AnyLake, moment: datetime) -> int:
     """Number of the first row asked after a moment, or of the next row to come."""
     count = lake.count()
     later = lake.sample(0, count, ["row", "request_time"]).filter(pl.col("request_time") > moment)
     return int(later["row"][0]) if later.height else count
 
 
-def _side(settings: Settings, lake: Lake, first: int, last: int) -> _Side:
-    frame = lake.sample(first, last, ["request_time", "outcome", "input_text", "databricks_request_id"])
-    times = frame["request_time"].to_list()
-    if not times:
+def _profile(model: str, control: Control, lake: AnyLake, first: int, last: int) -> Profile:
+    key = f"{model}/{first}-{last}"
+    known = control.get("profile", key, Profile)
+    if known is not None:
+        return known
+    profile = lake.profile(first, last)
+    if profile is None:
         raise Corrupt(f"rows {first} to {last - 1} are no longer in the lake")
-    asked = [
-        (time, text, request)
-        for time, outcome, text, request in frame.iter_rows()
-        if outcome == "ok" and text is not None and body(text)
-    ]
+    control.put("profile", key, profile)
+    return profile
+
+
+def _side(settings: Settings, profile: Profile, lake: AnyLake) -> _Side:
+    frame = lake.rows(profile.sample, ["request_time", "input_text", "databricks_request_id"])
+    asked = [row for row in frame.iter_rows() if row[1] is not None and body(row[1])]  # null: erased since
     vectors = embed.vectors(embed.load(settings.blobs), [text for _, text, _ in asked])
     rows = [
         drift.Row(text, vector, time, request) for (time, text, request), vector in zip(asked, vectors, strict=True)
     ]
-    return _Side(Window(first=first, last=last, start=min(times), end=max(times)), rows)
+    return _Side(profile.window, rows)
 
 
 def _look_at_answers(
@@ -192,7 +213,7 @@ def _look_at_answers(
     version: ModelVersion,
     labels: LabelSet,
     control: Control,
-    lake: Lake,
+    lake: AnyLake,
     now: datetime,
 ) -> None:
     """Judge the champion's latest labelled rows, if enough labels have arrived since it was last judged."""
@@ -222,7 +243,7 @@ def _look_at_answers(
     control.put("quality_report", alerts.report_key(report, version.version), report)
 
 
-def _answered(lake: Lake, first: int, fields: list[str]) -> list[quality.Answered]:
+def _answered(lake: AnyLake, first: int, fields: list[str]) -> list[quality.Answered]:
     """Labelled rows from `first` on, in order, whose label has every judged field."""
     frame = lake.labelled(first, lake.count()).filter(pl.col("label").is_not_null())
     columns = frame.select("row", "request_time", "model_version", "output_text", "label")

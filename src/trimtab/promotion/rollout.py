@@ -18,16 +18,26 @@ from trimtab.records.record import utc_now
 from trimtab.records.registry import LabelSet, Traffic
 from trimtab.settings import Settings
 from trimtab.store.control import Control
-from trimtab.store.lake import Lake
+from trimtab.store.lake import AnyLake, Lake
 
 LOOK_SECONDS = 1.0
 
 
-def roll_out(settings: Settings, loaded: Loaded, control: Control, decision: Decision, actor: str, say: Say) -> bool:
+def roll_out(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    decision: Decision,
+    actor: str,
+    say: Say,
+    *,
+    lake: AnyLake | None = None,
+) -> bool:
     """Load the candidate beside the champion, give it growing shares, then promote it. False: rolled back.
 
     Interrupted, it goes on at the share that was set last. Raises EngineError when the candidate does not load,
     Conflict when the champion moved or a person ended the rollout meanwhile; then the candidate gets no traffic.
+    `lake`: where the answers are seen; by default this project's.
     """
     apply.expect_champion(control, decision)
     if control.alias(decision.model, "champion") == decision.candidate:
@@ -38,13 +48,15 @@ def roll_out(settings: Settings, loaded: Loaded, control: Control, decision: Dec
         return False
     apply.challenge(settings, control, decision, actor)
     try:
-        return _passed(settings, loaded, control, decision, actor, say)
+        return _passed(settings, loaded, control, decision, actor, say, lake or Lake(settings))
     except Conflict as conflict:
         apply.withdraw(settings, control, decision, actor, str(conflict))
         raise
 
 
-def _passed(settings: Settings, loaded: Loaded, control: Control, decision: Decision, actor: str, say: Say) -> bool:
+def _passed(
+    settings: Settings, loaded: Loaded, control: Control, decision: Decision, actor: str, say: Say, lake: AnyLake
+) -> bool:
     """Every step of the canary, then the promotion; False when a look called it back."""
     _wait_until_loaded(settings, control, decision, say)
     shares = [float(step.removesuffix("%")) for step in loaded.project.rollout.canary]
@@ -54,7 +66,7 @@ def _passed(settings: Settings, loaded: Loaded, control: Control, decision: Deci
         if percent < reached:
             continue
         apply.canary(control, decision, percent)
-        look = _step(settings, loaded, control, decision, percent, _part(say, number, len(shares) - 1))
+        look = _step(loaded, control, lake, decision, percent, _part(say, number, len(shares) - 1))
         if look.verdict == "roll_back":
             apply.withdraw(settings, control, decision, actor, look.reason)
             return False
@@ -76,11 +88,9 @@ def _wait_until_loaded(settings: Settings, control: Control, decision: Decision,
         time.sleep(LOOK_SECONDS / 4)
 
 
-def _step(
-    settings: Settings, loaded: Loaded, control: Control, decision: Decision, percent: float, say: Say
-) -> RolloutLook:
+def _step(loaded: Loaded, control: Control, lake: AnyLake, decision: Decision, percent: float, say: Say) -> RolloutLook:
     """Look until the step is decided. The counts run over all steps of this rollout; the step's own over this share."""
-    section, lake = loaded.project.rollout, Lake(settings)
+    section = loaded.project.rollout
     begun = _began(control, decision, None)
     step_begun = _began(control, decision, percent)
     labels = registry.get(control, decision.model, decision.candidate).spec.labels
@@ -117,7 +127,7 @@ def _began(control: Control, decision: Decision, percent: float | None) -> datet
     return next(t.at for t in mine if percent is None or t.percent == percent)
 
 
-def _judged(loaded: Loaded, lake: Lake, labels: LabelSet | None) -> pl.DataFrame:
+def _judged(loaded: Loaded, lake: AnyLake, labels: LabelSet | None) -> pl.DataFrame:
     """Recent requests with `failed`: an error, an invalid answer, or one that a label has shown to be wrong."""
     count = lake.count()
     quality = loaded.project.monitor.quality

@@ -20,7 +20,7 @@ from trimtab import masking, processes
 from trimtab.records.project import LocalTarget
 from trimtab.records.registry import VersionSpec
 from trimtab.settings import Settings
-from trimtab.store import blobs
+from trimtab.store import artifacts
 
 MODULE = "trimtab.providers.llama_cpp"
 
@@ -63,9 +63,9 @@ def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path)
     env = {"TRIMTAB_ENGINE_KEY": key, "GOMP_SPINCOUNT": "1000"}
     if spec.base.format == "echo":
         return processes.start("trimtab.providers.echo", log=log, env=env), key
-    args = ["--model", str(blobs.get(settings.blobs, spec.base.sha256)), "--alias", spec.model]
+    args = ["--model", str(artifacts.blob(settings, spec.base.sha256)), "--alias", spec.model]
     if spec.adapter_sha256:
-        args += ["--lora", str(blobs.get(settings.blobs, spec.adapter_sha256))]
+        args += ["--lora", str(artifacts.blob(settings, spec.adapter_sha256))]
     args += ["--threads", str(target.engine_threads or os.cpu_count() or 1)]
     args += ["--parallel", str(target.parallel), "--context", str(target.context)]
     return processes.start(MODULE, *args, log=log, env=env), key

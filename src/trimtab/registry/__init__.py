@@ -23,7 +23,7 @@ from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionS
 from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.responsible import identities
 from trimtab.settings import Settings
-from trimtab.store import blobs
+from trimtab.store import artifacts
 from trimtab.store.control import Control
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def base_weights(settings: Settings, project: Project, base: str) -> Weights:
         path = settings.root / base.removeprefix("gguf:")
         if not path.exists():
             raise Fixable(f"model.base: no file {path}", "give the path of a GGUF file, relative to trimtab.yaml")
-        return Weights(name=base, sha256=blobs.put(settings.blobs, path))
-    return Weights(name=base, sha256=blobs.sha256_of(weights.fetch(settings.blobs, base)))
+        return Weights(name=base, sha256=artifacts.put_blob(settings, path))
+    return Weights(name=base, sha256=artifacts.put_blob(settings, weights.fetch(settings.blobs, base)))
 
 
 def register_base(settings: Settings, loaded: Loaded) -> ModelVersion:
@@ -268,7 +268,7 @@ def _log_model(settings: Settings, spec: VersionSpec, run_id: str) -> Any:
         artifacts = {}
         if spec.adapter_sha256:
             adapter = Path(folder) / "adapter.gguf"
-            adapter.write_bytes(blobs.get(settings.blobs, spec.adapter_sha256).read_bytes())
+            adapter.write_bytes(artifacts.blob(settings, spec.adapter_sha256).read_bytes())
             artifacts["adapter"] = str(adapter)
         warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is given
         with mlflow.start_run(run_id=run_id):

@@ -5,9 +5,13 @@ transaction, one app id for each segment), so the next drain goes on where the l
 before inference rows. The offset in `inference` therefore says that both tables hold everything before it, and the
 offset in `feedback` says which of the frames behind it are not to be added again.
 
-How a power cut is survived: delta-rs syncs nothing. A journal is synced before its rows are committed, every commit is
-synced before the next one, and a segment is deleted only when its writer has let go of it, both tables hold all of it
-and their last commits are synced.
+How several machines share a lake (`Settings.lake_url`): each drains its own journal. Inference rows are committed with
+an application transaction that all drains have in common, the number of the next row; of two drains that number from
+the same row, the second one's commit is refused, and it numbers anew.
+
+How a power cut is survived, on this disk (an object store answers when it has the bytes): delta-rs syncs nothing. A
+journal is synced before its rows are committed, every commit is synced before the next one, and a segment is deleted
+only when its writer has let go of it, both tables hold all of it and their last commits are synced.
 
 How a table of an earlier release goes on: columns that it lacks are added, at its end, by the first commit with them.
 
@@ -23,7 +27,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +36,7 @@ from urllib.parse import unquote
 import msgspec
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from trimtab.errors import Corrupt, Fixable
 from trimtab.records.record import utc_now
@@ -48,6 +52,10 @@ MAINTAIN_EVERY = 100
 """Commits between two mergers of small files, and between two checkpoints."""
 _BATCH_BYTES = 32 * 2**20  # of journal, so that memory is bounded whatever the size of a request
 _MERGED_BYTES = 32 * 2**20
+_ROWS = "trimtab/rows"
+"""Application id of the transaction that numbers rows; its version is the number of the next row."""
+_TRIES = 50
+"""Commits tried when other drains were quicker, before that is an error."""
 _STATISTICS = {"inference": "row,request_time", "feedback": "at"}
 
 
@@ -94,8 +102,9 @@ class _Run:
     """One drain's pass over the journal."""
 
     def __init__(self, settings: Settings) -> None:
-        self._lake, self._subjects = settings.lake, Subjects(settings)
-        self._tables = {name: open_table(settings.lake / name) for name in _STATISTICS}
+        self._local, self._subjects = settings.lake_url is None, Subjects(settings)
+        self._places = {name: settings.lake_table(name) for name in _STATISTICS}
+        self._tables = {name: open_table(place) for name, place in self._places.items()}
         self._read_to: dict[Path, int] = {}
         self.fault: Corrupt | None = None
 
@@ -143,43 +152,66 @@ class _Run:
             os.close(fd)
 
     def _commit(self, batch: _Batch) -> int:
+        done = [Transaction(_app_id(segment), end) for segment, end in batch.ends.items()]
+
+        def numbered(table: DeltaTable) -> tuple[pl.DataFrame, list[Transaction]]:
+            first = next_row(table)
+            rows = _encrypted(_inference_rows(batch.closed, first), self._subjects)
+            return rows, [*done, Transaction(_ROWS, first + len(batch.closed))]
+
         if batch.feedback:
-            self._append("feedback", _feedback_rows(batch.feedback), batch.ends)
+            said = _feedback_rows(batch.feedback)
+            self._append("feedback", FEEDBACK, lambda _: (said, done))
         if batch.closed:
-            table = self._tables["inference"]
-            first = 0 if table is None else next_row(table)
-            self._append("inference", _encrypted(_inference_rows(batch.closed, first), self._subjects), batch.ends)
+            self._append("inference", INFERENCE, numbered)
         return len(batch.closed)
 
     def _offset(self, name: str, segment: Path) -> int:
         table = self._tables[name]
         return 0 if table is None else table.transaction_version(_app_id(segment.name)) or 0
 
-    def _append(self, name: str, rows: pl.DataFrame, ends: dict[str, int]) -> None:
-        path = self._lake / name
-        done = [Transaction(_app_id(segment), end) for segment, end in ends.items()]
+    def _append(
+        self, name: str, schema: pl.Schema, make: Callable[[DeltaTable], tuple[pl.DataFrame, list[Transaction]]]
+    ) -> None:
+        """Commit the rows and transactions made for the table as it is; made anew when another drain was quicker."""
+        place = self._places[name]
         try:
-            table = self._tables[name] = self._tables[name] or _create(path, rows.schema)
+            table = self._tables[name] = self._tables[name] or _create(place, name, schema)
             self._sync(name)
-            properties = CommitProperties(app_transactions=done)
-            write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=properties)
+            for tried in range(1, _TRIES + 1):
+                rows, done = make(table)
+                properties = CommitProperties(app_transactions=done)
+                try:
+                    write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=properties)
+                    break
+                except CommitFailedError:
+                    if tried == _TRIES:
+                        raise
+                    table = DeltaTable(place)
+            self._tables[name] = table
             self._sync(name)
             if table.version() % MAINTAIN_EVERY == 0:
-                table.optimize.compact(target_size=_MERGED_BYTES)
-                self._sync(name)
-                table.vacuum(dry_run=False)
+                self._maintain(name, table)
         except (DeltaError, OSError) as error:
             raise Fixable(
-                f"{path} cannot be written: {error}",
+                f"{place} cannot be written: {error}",
                 "free disk space or mend its permissions; the journal keeps the rows until then",
             ) from error
+
+    def _maintain(self, name: str, table: DeltaTable) -> None:
+        try:
+            table.optimize.compact(target_size=_MERGED_BYTES)
+        except CommitFailedError:
+            return  # another machine's drain merges the same files
+        self._sync(name)
+        table.vacuum(dry_run=False)
 
     def _sync(self, name: str) -> None:
         """Bring a table's last commit to the disk: data files, checkpoint, log entry, names."""
         table = self._tables[name]
-        if table is None:
+        if table is None or not self._local:
             return
-        path = self._lake / name
+        path = Path(self._places[name])
         log, version = path / "_delta_log", f"{table.version():020}"
         entry = log / f"{version}.json"
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
@@ -191,18 +223,21 @@ class _Run:
             journal.sync_folder(folder)
 
 
-def _create(path: Path, schema: pl.Schema) -> DeltaTable:
-    table = DeltaTable.create(
-        path,
-        schema,
-        mode="ignore",
-        configuration={
-            "delta.checkpointInterval": str(MAINTAIN_EVERY),
-            "delta.dataSkippingStatsColumns": _STATISTICS[path.name],
-        },
-    )
-    for folder in (path.parent, path.parent.parent):
-        journal.sync_folder(folder)
+def _create(place: str, name: str, schema: pl.Schema) -> DeltaTable:
+    configuration = {
+        "delta.checkpointInterval": str(MAINTAIN_EVERY),
+        "delta.dataSkippingStatsColumns": _STATISTICS[name],
+    }
+    try:
+        table = DeltaTable.create(place, schema, mode="ignore", configuration=configuration)
+    except DeltaError:  # another machine's drain may have created it this moment
+        found = open_table(place)
+        if found is None:
+            raise
+        return found
+    if "://" not in place:
+        for folder in (Path(place).parent, Path(place).parent.parent):
+            journal.sync_folder(folder)
     return table
 
 

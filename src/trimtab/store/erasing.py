@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import polars as pl
 from deltalake import DeltaTable, write_deltalake
@@ -31,7 +30,7 @@ _AT_ONCE = 5000
 
 def rows_of(settings: Settings, field: str, subjects: Collection[str]) -> pl.DataFrame:
     """The inference rows of some subjects that still hold anything of them, as they are stored."""
-    table = open_table(settings.lake / "inference")
+    table = open_table(settings.lake_table("inference"))
     if table is None:
         return pl.DataFrame(schema=INFERENCE)
     columns = {"row", "request_tags", "requester", "client_request_id"}
@@ -43,7 +42,7 @@ def rows_of(settings: Settings, field: str, subjects: Collection[str]) -> pl.Dat
 
 def older(settings: Settings, before: datetime) -> pl.DataFrame:
     """Inference rows asked before a moment, as they are stored, but never the newest row: its number must stay."""
-    table = open_table(settings.lake / "inference")
+    table = open_table(settings.lake_table("inference"))
     if table is None:
         return pl.DataFrame(schema=INFERENCE)
     rows = pl.scan_delta(table)
@@ -60,7 +59,7 @@ def erase_rows(settings: Settings, rows: pl.DataFrame, *, identity: bool = True)
         tags = [{"path": dict(tags or ()).get("path", "")} for tags in rows["request_tags"]]
         stubs = stubs.with_columns(pl.Series("request_tags", tags, INFERENCE["request_tags"]))
     with only_one(settings.lake / "drain.lock"):
-        path = settings.lake / "inference"
+        path = settings.lake_table("inference")
         for start in range(0, len(stubs), _AT_ONCE):
             part = stubs.slice(start, _AT_ONCE)
             _replace(path, part, _among(part["row"].to_list()))
@@ -69,7 +68,7 @@ def erase_rows(settings: Settings, rows: pl.DataFrame, *, identity: bool = True)
 
 def delete_rows(settings: Settings, rows: pl.DataFrame) -> None:
     """Delete rows as a whole, metadata too."""
-    numbers, path = rows["row"].to_list(), settings.lake / "inference"
+    numbers, path = rows["row"].to_list(), settings.lake_table("inference")
     if not numbers:
         return
     with only_one(settings.lake / "drain.lock"):
@@ -80,7 +79,7 @@ def delete_rows(settings: Settings, rows: pl.DataFrame) -> None:
 
 def feedback_about(settings: Settings, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
     """Ids of the feedback on these requests."""
-    table = open_table(settings.lake / "feedback")
+    table = open_table(settings.lake_table("feedback"))
     if table is None:
         return []
     ours = pl.col("request_id").is_in(list(request_ids))
@@ -90,7 +89,7 @@ def feedback_about(settings: Settings, request_ids: Collection[str], client_requ
 
 def delete_feedback(settings: Settings, feedback_ids: Sequence[str]) -> None:
     """Delete pieces of feedback. The table is written anew: a predicate would name them in its log."""
-    path = settings.lake / "feedback"
+    path = settings.lake_table("feedback")
     if not feedback_ids:
         return
     with only_one(settings.lake / "drain.lock"):
@@ -110,21 +109,21 @@ def said(rows: pl.DataFrame) -> int:
     return sum(not erased(row) for row in rows.select(PAYLOAD).iter_rows(named=True))
 
 
-def _replace(path: Path, rows: pl.DataFrame, predicate: str | None) -> None:
+def _replace(path: str, rows: pl.DataFrame, predicate: str | None) -> None:
     try:
         write_deltalake(DeltaTable(path), rows, mode="overwrite", predicate=predicate, schema_mode="merge")
     except (DeltaError, OSError) as error:
         raise _unwritable(path, error) from error
 
 
-def _delete(path: Path, predicate: str) -> None:
+def _delete(path: str, predicate: str) -> None:
     try:
         DeltaTable(path).delete(predicate)
     except (DeltaError, OSError) as error:
         raise _unwritable(path, error) from error
 
 
-def _forget(path: Path) -> None:
+def _forget(path: str) -> None:
     """Remove every file that the newest version does not need, at once, and bring the rest to the disk."""
     try:
         DeltaTable(path).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
@@ -138,5 +137,5 @@ def _among(rows: Sequence[int]) -> str:
     return f"row IN ({', '.join(map(str, rows))})"
 
 
-def _unwritable(path: Path, error: Exception) -> Fixable:
+def _unwritable(path: str, error: Exception) -> Fixable:
     return Fixable(f"{path} cannot be rewritten: {error}", "free disk space or mend its permissions, then run it again")

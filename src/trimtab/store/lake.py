@@ -1,4 +1,7 @@
-"""The lake: two local Delta tables that anything which reads Delta can open. Read here; `drain` alone writes.
+"""The lake: two Delta tables that anything which reads Delta can open. Read here; `drain` alone writes.
+
+They lie on this disk, or in an object store that all machines share (`Settings.lake_url`). `AnyLake` is all that the
+stages know of it: `databricks.lake_spark` answers the same questions from Spark, and one contract suite asks both.
 
 `inference` has the columns of a Databricks inference table, same names, types and order, then Trimtab's. Rows are
 numbered 0, 1, 2, … in `row` in the order the drain committed them; the numbers are never used twice.
@@ -14,16 +17,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from trimtab.errors import Corrupt
+from trimtab.errors import Corrupt, Fixable
+from trimtab.records.monitor import BOUNDS, PRIME, SAMPLE, Numbers, Profile, Window
 from trimtab.settings import Settings
 from trimtab.store.subjects import MARK, Subjects
 
@@ -94,22 +98,22 @@ LABELLED = (
 """Columns of `Lake.labelled`, in order."""
 
 
-class Lake:
-    """The lake of one project."""
+COUNTED = ("status_code", "outcome", "route", "model_version")
+"""Columns whose values a profile counts."""
+MEASURED = ("execution_duration_ms", "time_to_first_byte_ms", "input_tokens", "output_tokens", "input_chars")
+"""Columns whose numbers a profile measures; `input_chars` is the length of `input_text`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._inference, self._feedback = settings.lake / "inference", settings.lake / "feedback"
-        self._subjects = Subjects(settings)
+
+class AnyLake(Protocol):
+    """The narrow waist between the stages and bulk rows. Every method works before the tables exist."""
 
     def count(self) -> int:
         """How many inference rows there are: they are numbered 0 to count - 1."""
-        table = open_table(self._inference)
-        return 0 if table is None else next_row(table)
+        ...
 
-    def count_before(self, moment: datetime) -> int:
-        """How many inference rows were asked before a moment."""
-        asked = _scan(self._inference, INFERENCE).select("request_time").filter(pl.col("request_time") < moment)
-        return asked.select(pl.len()).collect().item()
+    def rows(self, numbers: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:
+        """The inference rows with these numbers, in order of `row`."""
+        ...
 
     def sample(
         self, first: int, last: int, columns: list[str] | None = None, n: int | None = None, seed: int = 0
@@ -118,20 +122,55 @@ class Lake:
 
         The draw depends on the arguments alone, not on how the table is laid out.
         """
-        window = _scan(self._inference, INFERENCE).filter(pl.col("row").is_between(first, last, closed="left"))
-        if n is not None:
-            there = range(max(0, first), min(last, self.count()))
-            if n < len(there):
-                drawn = random.Random(seed).sample(there, n)  # noqa: S311 (a sample, not a secret)
-                window = window.filter(pl.col("row").is_in(drawn))
-        wanted = list(INFERENCE) if columns is None else columns
-        about = [name for name in ("databricks_request_id",) if name not in wanted]
-        return self._plain(window.sort("row").select([*wanted, *about]).collect()).drop(about)
+        ...
+
+    def profile(self, first: int, last: int) -> Profile | None:
+        """The rows with first <= row < last in numbers; None when there is none."""
+        ...
+
+    def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
+        """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
+
+        `label` is the JSON value of the latest human feedback named "label", or null. Feedback belongs to the row
+        with its request id; when it names none, to the latest row with its client request id. What was said after
+        `until` is not seen, so the same question has the same answer later on.
+        """
+        ...
+
+
+class Lake:
+    """The lake of one project, read by delta-rs and Polars. See AnyLake for what the methods promise."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._inference, self._feedback = settings.lake_table("inference"), settings.lake_table("feedback")
+        self._subjects = Subjects(settings)
+
+    def count(self) -> int:
+        """How many inference rows there are."""
+        table = open_table(self._inference)
+        return 0 if table is None else next_row(table)
+
+    def rows(self, numbers: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:
+        """The inference rows with these numbers."""
+        wanted = sorted(set(numbers))
+        window = self._window(wanted[0], wanted[-1] + 1) if wanted else self._window(0, 0)
+        return self._collected(window.filter(pl.col("row").is_in(wanted)), columns)
+
+    def sample(
+        self, first: int, last: int, columns: list[str] | None = None, n: int | None = None, seed: int = 0
+    ) -> pl.DataFrame:
+        """Inference rows with first <= row < last, or `n` of them."""
+        drawn = None if n is None else draw(first, last, self.count(), n, seed)
+        return self._collected(self._window(first, last), columns) if drawn is None else self.rows(drawn, columns)
+
+    def count_before(self, moment: datetime) -> int:
+        """How many inference rows were asked before a moment."""
+        asked = _scan(self._inference, INFERENCE).select("request_time").filter(pl.col("request_time") < moment)
+        return asked.select(pl.len()).collect().item()
 
     def stored(self, first: int, last: int) -> pl.DataFrame:
         """Inference rows with first <= row < last as they are stored, in order of `row`."""
-        window = _scan(self._inference, INFERENCE).filter(pl.col("row").is_between(first, last, closed="left"))
-        return window.sort("row").collect()
+        return self._window(first, last).sort("row").collect()
 
     def find(self, request_id: str) -> pl.DataFrame:
         """The row of a request, by our id or the client's (then its newest): one row, or none."""
@@ -147,13 +186,25 @@ class Lake:
         rows = _scan(self._inference, INFERENCE).filter(wanted).select("databricks_request_id", "input_text").collect()
         return {name: text for name, text in self._plain(rows).iter_rows() if text is not None}
 
-    def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
-        """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
+    def profile(self, first: int, last: int) -> Profile | None:
+        """The rows with first <= row < last in numbers."""
+        wanted = ["row", "request_time", *COUNTED, "input_text", *(name for name in MEASURED if name in INFERENCE)]
+        frame = self._collected(self._window(first, last), wanted)
+        if not frame.height:
+            return None
+        frame = frame.with_columns(input_chars=pl.col("input_text").str.len_chars())
+        x = (pl.col("row") % PRIME * 48271 + 11) % PRIME
+        priority = x * x % PRIME * (x * x % PRIME) % PRIME * x % PRIME
+        asked = frame.filter((pl.col("outcome") == "ok") & (pl.col("input_text") != ""))
+        return Profile(
+            window=Window(first=first, last=last, start=frame["request_time"].min(), end=frame["request_time"].max()),  # pyright: ignore[reportArgumentType] (there are rows)
+            numbers={name: _numbers(values) for name in MEASURED if (values := frame[name].drop_nulls()).len()},
+            counts={name: counted(frame[name].value_counts().rows()) for name in COUNTED},
+            sample=tuple(sorted(asked.sort(priority).head(SAMPLE)["row"])),
+        )
 
-        `label` is the JSON value of the latest human feedback named "label", or null. Feedback belongs to the row
-        with its request id; when it names none, to the latest row with its client request id. What was said after
-        `until` is not seen, so the same question has the same answer later on.
-        """
+    def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
+        """Answered rows with first <= row < last and their labels."""
         said = _scan(self._feedback, FEEDBACK).filter((pl.col("name") == "label") & (pl.col("source") == "human"))
         if until is not None:
             said = said.filter(pl.col("at") <= until)
@@ -199,15 +250,57 @@ class Lake:
                 found[identity] = liked in (True, "up")
         return found
 
+    def _collected(self, frame: pl.LazyFrame, columns: list[str] | None) -> pl.DataFrame:
+        wanted = list(INFERENCE) if columns is None else columns
+        about = [name for name in ("databricks_request_id",) if name not in wanted]
+        return self._plain(frame.sort("row").select([*wanted, *about]).collect()).drop(about)
 
-def open_table(path: Path) -> DeltaTable | None:
-    """The table as it is now, or None before its first commit. Raises Corrupt when its log cannot be read."""
+    def _window(self, first: int, last: int) -> pl.LazyFrame:
+        return _scan(self._inference, INFERENCE).filter(pl.col("row").is_between(first, last, closed="left"))
+
+
+def draw(first: int, last: int, count: int, n: int, seed: int) -> list[int] | None:
+    """The numbers of `n` rows, drawn evenly from those with first <= row < last of `count`; None: there are no more."""
+    there = range(max(0, first), min(last, count))
+    return random.Random(seed).sample(there, n) if n < len(there) else None  # noqa: S311 (a sample, not a secret)
+
+
+def counted(pairs: Iterable[tuple[Any, int]]) -> dict[str, int]:
+    """Rows by value, as text and in its order; null is the empty text."""
+    return dict(sorted(("" if value is None else str(value), n) for value, n in pairs))
+
+
+def _numbers(values: pl.Series) -> Numbers:
+    return Numbers(
+        n=values.len(),
+        total=int(values.sum()),
+        least=values.min(),  # pyright: ignore[reportArgumentType] (not empty)
+        greatest=values.max(),  # pyright: ignore[reportArgumentType]
+        at_most=tuple(int((values <= bound).sum()) for bound in BOUNDS),
+    )
+
+
+def open_table(place: Path | str) -> DeltaTable | None:
+    """The table as it is now, or None before its first commit.
+
+    Raises Corrupt when its log cannot be read, Fixable when the object store cannot be reached.
+    """
     try:
-        return DeltaTable(path)
+        return DeltaTable(place)
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        raise Corrupt(f"{path} is not a readable Delta table: {error}") from error
+        raise Corrupt(f"{place} is not a readable Delta table: {error}") from error
+    except OSError as error:
+        raise away(place, error) from error
+
+
+def away(place: Path | str, error: OSError) -> Fixable:
+    """The error for a lake that cannot be reached."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Fixable(
+        f"the lake {place} cannot be reached: {first}", "see that TRIMTAB_LAKE and the store's AZURE_* name it"
+    )
 
 
 def next_row(table: DeltaTable) -> int:
@@ -216,7 +309,7 @@ def next_row(table: DeltaTable) -> int:
     return int(files["max.row"].max()) + 1 if len(files) else 0
 
 
-def _scan(path: Path, schema: pl.Schema) -> pl.LazyFrame:
+def _scan(path: str, schema: pl.Schema) -> pl.LazyFrame:
     """The table with every column of the schema: what a table of an earlier release lacks is null."""
     table = open_table(path)
     if table is None:

@@ -22,7 +22,7 @@ from trimtab.records.record import Record
 from trimtab.records.registry import LabelSet, Mask, Prompt, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.settings import Settings
-from trimtab.store import blobs
+from trimtab.store import artifacts
 
 TRAINER = "trimtab.training.trainers.lora"
 EXTRA = ("torch", "transformers", "peft")
@@ -82,16 +82,16 @@ def train(
         )
     job = Job(
         folder=settings.home / "training" / key,
-        base=blobs.get(settings.blobs, base.sha256),
+        base=artifacts.blob(settings, base.sha256),
         train=Path(dataset.path) / "train.jsonl",
         system=prompt.system,
         labels=dataset.labels,
         section=section,
-        adapter=blobs.get(settings.blobs, adapter) if adapter else None,
+        adapter=artifacts.blob(settings, adapter) if adapter else None,
         masks=masks,
     )
     last = _finished(job) or _watch(job, settings.logs / "training" / f"{key}.log", on_progress)
-    trained = blobs.put(settings.blobs, job.folder / "adapter.gguf")
+    trained = artifacts.put_blob(settings, job.folder / "adapter.gguf")
     (job.folder / "checkpoint.pt").unlink(missing_ok=True)
     return TrainingRun(
         key=key,

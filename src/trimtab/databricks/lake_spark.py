@@ -1,0 +1,199 @@
+"""The lake on Spark: what `store.lake.Lake` answers from delta-rs and Polars, answered from tables of a catalog.
+
+`store.lake.AnyLake` says what each method promises; tests/contract asks both the same. Aggregates are computed where
+the rows are; what comes back is a profile, a sample or the labelled rows, as Polars frames. Only here, and in the job
+that scores a table (`batch`), is pyspark imported.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from datetime import datetime
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from trimtab.errors import Fixable
+from trimtab.records.monitor import BOUNDS, PRIME, SAMPLE, Numbers, Profile, Window
+from trimtab.store.lake import COUNTED, FEEDBACK, INFERENCE, LABELLED, MEASURED, counted, draw
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_TYPES = {
+    pl.String: "STRING",
+    pl.Date: "DATE",
+    pl.Int32: "INT",
+    pl.Int64: "BIGINT",
+    pl.Float64: "DOUBLE",
+    pl.Datetime: "TIMESTAMP",
+    pl.List: "ARRAY<STRING>",
+    pl.Map: "MAP<STRING, STRING>",
+}
+_PRIORITY = (
+    f"(mod(x * x, {PRIME}) * mod(x * x, {PRIME})) % {PRIME} * x % {PRIME}",
+    f"mod(mod(row, {PRIME}) * 48271 + 11, {PRIME})",
+)
+
+
+def session(remote: str | None = None) -> SparkSession:
+    """The session of this job or notebook; with `remote`, one of that Spark Connect server (sc://HOST:PORT).
+
+    Raises Fixable when pyspark is not installed.
+    """
+    with warnings.catch_warnings():
+        # pyspark 4.2 says so of pandas 3 on import; what Trimtab asks of it goes through Arrow, not through pandas.
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
+        try:
+            from pyspark.sql import SparkSession
+        except ImportError:
+            fix = "run it in a Databricks job or notebook, or pip install pyspark-client"
+            raise Fixable("pyspark is not installed here", fix) from None
+        builder: Any = SparkSession.builder
+        return (builder.remote(remote) if remote else builder).getOrCreate()
+
+
+def ddl(schema: pl.Schema) -> str:
+    """The columns of a table as Spark SQL: `row BIGINT, …`."""
+    return ", ".join(f"{name} {_TYPES[kind.base_type()]}" for name, kind in schema.items())
+
+
+class SparkLake:
+    """The lake of one project, read by Spark from the tables `<schema>.inference` and `<schema>.feedback`."""
+
+    def __init__(self, spark: SparkSession, inference: str, feedback: str) -> None:
+        self._spark, self._inference, self._feedback = spark, inference, feedback
+
+    def count(self) -> int:
+        """How many inference rows there are."""
+        last = _one(self._read(self._inference, INFERENCE).selectExpr("max(row) AS last"))["last"]
+        return 0 if last is None else int(last) + 1
+
+    def rows(self, numbers: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:
+        """The inference rows with these numbers."""
+        from pyspark.sql import functions as f
+
+        wanted = sorted(set(numbers))
+        window = self._window(wanted[0], wanted[-1] + 1) if wanted else self._window(0, 0)
+        return _collected(window.filter(f.col("row").isin(wanted)), columns)
+
+    def sample(
+        self, first: int, last: int, columns: list[str] | None = None, n: int | None = None, seed: int = 0
+    ) -> pl.DataFrame:
+        """Inference rows with first <= row < last, or `n` of them."""
+        drawn = None if n is None else draw(first, last, self.count(), n, seed)
+        return _collected(self._window(first, last), columns) if drawn is None else self.rows(drawn, columns)
+
+    def profile(self, first: int, last: int) -> Profile | None:
+        """The rows with first <= row < last in numbers."""
+        window = self._window(first, last).selectExpr("*", "char_length(input_text) AS input_chars")
+        measures = [f"{what} AS {name}_{n}" for name in MEASURED for n, what in enumerate(_measures(name))]
+        numbers = _one(window.selectExpr("min(request_time) AS start", "max(request_time) AS end", *measures))
+        if numbers["start"] is None:
+            return None
+        asked = window.filter("outcome = 'ok' AND input_text <> ''").selectExpr("row", f"{_PRIORITY[1]} AS x")
+        sample = asked.selectExpr("row", f"{_PRIORITY[0]} AS priority").orderBy("priority").limit(SAMPLE)
+        return Profile(
+            window=Window(first=first, last=last, start=numbers["start"], end=numbers["end"]),
+            numbers={name: found for name in MEASURED if (found := _numbers(numbers, name)) is not None},
+            counts=_counts(window),
+            sample=tuple(sorted(_frame(sample)["row"])),
+        )
+
+    def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
+        """Answered rows with first <= row < last and their labels."""
+        from pyspark.sql import functions as f
+
+        said = self._read(self._feedback, FEEDBACK).filter("name = 'label' AND source = 'human'")
+        if until is not None:
+            said = said.filter(f.col("at") <= f.lit(until))
+        labels = said.selectExpr("request_id", "client_request_id", "at", "feedback_id", "value AS label")
+        answered = self._read(self._inference, INFERENCE).filter("outcome = 'ok'")
+
+        direct = labels.join(answered.selectExpr("row", "databricks_request_id AS request_id"), "request_id")
+        newest = answered.groupBy("client_request_id").agg(f.max("row").alias("row"))
+        by_client = labels.filter("request_id IS NULL").join(newest, "client_request_id")
+
+        found = ["row", "at", "feedback_id", "label"]
+        each = direct.select(*found).unionByName(by_client.select(*found))
+        latest = each.groupBy("row").agg(f.expr("max_by(label, struct(at, feedback_id))").alias("label"))
+        window = answered.filter(f.col("row") >= first)
+        if last is not None:
+            window = window.filter(f.col("row") < last)
+        joined = window.join(latest, "row", "left").orderBy("row").select(*LABELLED)
+        return _frame(joined).cast({name: INFERENCE.get(name, pl.String()) for name in LABELLED})
+
+    def append(self, arrived: str) -> int:
+        """Number the rows of the view `arrived` that are not here yet, and add them; how many there were.
+
+        A row is known by its databricks_request_id. Insertion is a MERGE, which two jobs cannot both commit over the
+        same table version: the second one fails, and finds nothing left to do when it is run again.
+        """
+        for table, schema in ((self._inference, INFERENCE), (self._feedback, FEEDBACK)):
+            self._spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl(schema)}) USING DELTA").collect()
+        before = self.count()
+        columns = ", ".join(name for name in INFERENCE if name != "row")
+        numbered = f"""
+            SELECT {columns}, {before} - 1 + row_number() OVER (ORDER BY request_time, databricks_request_id) AS row
+            FROM {arrived} AS new
+            WHERE NOT EXISTS (SELECT 1 FROM {self._inference} AS old
+                              WHERE old.databricks_request_id = new.databricks_request_id)"""
+        names = ", ".join(INFERENCE)
+        values = ", ".join("CAST(new.row AS BIGINT)" if name == "row" else f"new.{name}" for name in INFERENCE)
+        self._spark.sql(f"""
+            MERGE INTO {self._inference} AS known USING ({numbered}) AS new
+            ON known.databricks_request_id = new.databricks_request_id
+            WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})""").collect()
+        return self.count() - before
+
+    def _window(self, first: int, last: int) -> DataFrame:
+        return self._read(self._inference, INFERENCE).filter(f"row >= {first} AND row < {last}")
+
+    def _read(self, table: str, schema: pl.Schema) -> DataFrame:
+        """The table with every column of the schema: what a table of an earlier release lacks is null."""
+        if not self._spark.catalog.tableExists(table):
+            return self._spark.createDataFrame([], ddl(schema))
+        found = self._spark.read.table(table)
+        return found.selectExpr(
+            *(
+                name if name in found.columns else f"CAST(NULL AS {_TYPES[kind.base_type()]}) AS {name}"
+                for name, kind in schema.items()
+            )
+        )
+
+
+def _measures(name: str) -> list[str]:
+    """The aggregates behind `Numbers` of a column, in the order that `_numbers` reads."""
+    bounds = [f"count_if({name} <= {bound})" for bound in BOUNDS]
+    return [f"count({name})", f"CAST(sum({name}) AS BIGINT)", f"min({name})", f"max({name})", *bounds]
+
+
+def _numbers(row: dict[str, Any], name: str) -> Numbers | None:
+    n, total, least, greatest, *at_most = (row[f"{name}_{place}"] for place in range(4 + len(BOUNDS)))
+    return Numbers(n=n, total=total, least=least, greatest=greatest, at_most=tuple(at_most)) if n else None
+
+
+def _counts(window: DataFrame) -> dict[str, dict[str, int]]:
+    each = [
+        window.groupBy(name).count().selectExpr(f"'{name}' AS name", f"CAST({name} AS STRING) AS value", "count")
+        for name in COUNTED
+    ]
+    found = _frame(reduce(lambda some, more: some.unionByName(more), each))
+    return {name: counted(found.filter(pl.col("name") == name).select("value", "count").rows()) for name in COUNTED}
+
+
+def _collected(frame: DataFrame, columns: list[str] | None) -> pl.DataFrame:
+    wanted = list(INFERENCE) if columns is None else columns
+    return _frame(frame.orderBy("row").select(*wanted)).cast({name: INFERENCE[name] for name in wanted})
+
+
+def _frame(frame: DataFrame) -> pl.DataFrame:
+    found = pl.from_arrow(frame.toArrow())
+    assert isinstance(found, pl.DataFrame)  # noqa: S101 (a table becomes a frame)
+    return found
+
+
+def _one(frame: DataFrame) -> dict[str, Any]:
+    return _frame(frame).row(0, named=True)

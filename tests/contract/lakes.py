@@ -1,0 +1,52 @@
+"""Opens the tables of a project in Spark, for the contract."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from deltalake import DeltaTable
+
+from trimtab.databricks.lake_spark import SparkLake, ddl
+from trimtab.settings import Settings
+from trimtab.store.lake import FEEDBACK, INFERENCE, AnyLake, open_table
+
+Open = Callable[[Settings], AnyLake]
+
+_numbers = itertools.count()
+
+
+def number() -> int:
+    """A number for a name in a catalog that tests share."""
+    return next(_numbers)
+
+
+def on_sail(spark: Any, settings: Settings) -> SparkLake:
+    """The project's Delta tables in Sail's catalog."""
+    unique, tables = number(), {}
+    for name in ("inference", "feedback"):
+        tables[name] = f"{name}_{unique}"
+        if open_table(settings.lake / name) is not None:
+            spark.sql(f"CREATE TABLE {tables[name]} USING delta LOCATION '{settings.lake / name}'").collect()
+    return SparkLake(spark, **tables)
+
+
+def on_apache(spark: Any, settings: Settings) -> SparkLake:
+    """The files of the project's Delta tables, of this snapshot."""
+    unique, tables = number(), {}
+    for name, schema in (("inference", INFERENCE), ("feedback", FEEDBACK)):
+        tables[name] = f"{name}_{unique}"
+        table = open_table(settings.lake / name)
+        if table is not None:
+            files(spark, table, ddl(schema)).createOrReplaceTempView(tables[name])
+    return SparkLake(spark, **tables)
+
+
+def files(spark: Any, table: DeltaTable, schema: str) -> Any:
+    """The rows of a snapshot, as Parquet: right only for a table that asks nothing more of its readers.
+
+    Deletion vectors would be overlooked, and a folder read whole has the files that were removed.
+    """
+    assert not table.protocol().reader_features, "Apache Spark without Delta would read this table wrongly"
+    return spark.read.schema(schema).parquet(*table.file_uris())
