@@ -168,12 +168,43 @@ def _alerts(reading: Reading, project: Project) -> None:
 
 
 def _retrain(reading: Reading, project: Project) -> None:
+    _hosted(reading, project)
     for index, when in enumerate(project.retrain.when):
         loc: Loc = ("retrain", "when", index)
         if when.startswith("cron:"):
             _cron(reading, loc, when.removeprefix("cron:").strip())
         elif getattr(project.monitor, when) is None:
             _not_watched(reading, loc, when)
+
+
+def _hosted(reading: Reading, project: Project) -> None:
+    """What a fine-tune at the provider needs, and what only Azure has."""
+    section, base = project.retrain.hosted, project.model.base
+    if project.retrain.method != "hosted":
+        return
+    here: Loc = ("retrain", "hosted")
+    needs: list[Loc] = [("model", "base"), PROVIDERS, here]
+    provider = project.provider(base)
+    if provider is None:
+        message = f"{shown(base)} is no provider's model, so nobody but us can fine-tune it"
+        reading.fault(("retrain", "method"), message, "write method: lora, or name a hosted base", needs=needs)
+        return
+    azure = (provider.kind or base.partition(":")[0]) == "azure"
+    if azure and section.model is None:
+        fix = "add the model behind the deployment, e.g. gpt-4.1-mini-2025-04-14"
+        reading.fault((*here, "model"), "is missing: on Azure a base is a deployment, not a model", fix, needs=needs)
+    if azure and section.deployment is None:
+        message, fix = (
+            "is missing: on Azure a model answers only once it is deployed",
+            "add `deployment: {resource: …}`",
+        )
+        reading.fault((*here, "deployment"), message, fix, needs=needs)
+    for name in () if azure else ("deployment", "training_type"):
+        if getattr(section, name) is not None:
+            reading.fault((*here, name), "is Azure's", "remove it, or name a base at Azure", needs=needs)
+    if section.max_usd is not None and section.price is None:
+        message, fix = "needs a price to be held against", "add price, in USD per million tokens trained on"
+        reading.fault((*here, "max_usd"), message, fix, needs=[(*here, "price")])
 
 
 def _not_watched(reading: Reading, loc: Loc, monitor: str) -> None:

@@ -197,14 +197,57 @@ class LoraSection(FileModel):
     """Seed of shuffling and initialisation."""
 
 
+ARM_ACCOUNT = (
+    r"^/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[A-Za-z0-9-]+$"
+)
+
+
+class DeploymentSection(FileModel):
+    """How a fine-tuned model is deployed at Azure OpenAI. Hosting is billed by the hour until it is deleted."""
+
+    resource: str = Field(
+        pattern=ARM_ACCOUNT,
+        examples=["/subscriptions/SUB/resourceGroups/GROUP/providers/Microsoft.CognitiveServices/accounts/NAME"],
+    )
+    """Resource ID of the Azure OpenAI account, from the portal, or `az cognitiveservices account show --query id`."""
+    sku: str = Field(default="Standard", pattern=r"^[A-Za-z]+$", examples=["Standard"])
+    """Deployment type: Standard, GlobalStandard, DeveloperTier."""
+    capacity: int = Field(default=1, ge=1)
+    """Thousands of tokens per minute."""
+
+
+class HostedSection(FileModel):
+    """How a provider fine-tunes a model of its own on our data."""
+
+    model: str | None = Field(default=None, pattern=r"^[^\s?#]+$", examples=["gpt-4.1-mini-2025-04-14"])
+    """Model that is fine-tuned; null: that of model.base. On Azure, where a base is a deployment, it must be named."""
+    epochs: int | None = Field(default=None, ge=1, le=50)
+    """Passes over the training rows; null: the provider chooses."""
+    batch_size: int | None = Field(default=None, ge=1, le=256)
+    """Rows per optimiser step; null: the provider chooses."""
+    learning_rate_multiplier: float | None = Field(default=None, gt=0)
+    """Factor on the provider's learning rate; null: the provider chooses."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seed of the job."""
+    training_type: str | None = Field(default=None, pattern=r"^[A-Za-z]+$", examples=["GlobalStandard"])
+    """Azure only: where the job runs, e.g. Standard or GlobalStandard; null: not sent, Azure's default."""
+    price: float | None = Field(default=None, ge=0)
+    """USD per million tokens trained on, from the provider's price list; null: the cost is not estimated."""
+    max_usd: float | None = Field(default=None, gt=0)
+    """A job that is estimated to cost more is not started."""
+    deployment: DeploymentSection | None = None
+    """Azure only, and needed there: a fine-tuned model answers only once it is deployed."""
+
+
 class RetrainSection(FileModel):
     """When a cycle starts, and on what it trains."""
 
     when: tuple[Annotated[str, AfterValidator(_when)], ...] = ()
     """What starts a cycle: input_drift, quality, 'cron: 0 3 * * SUN' (UTC; days of the week as names)."""
-    method: Literal["lora"] = "lora"
-    """lora: a small adapter on the frozen base."""
+    method: Literal["lora", "hosted"] = "lora"
+    """lora: a small adapter on the frozen base, trained here. hosted: the provider of model.base fine-tunes its own."""
     lora: LoraSection = LoraSection()
+    hosted: HostedSection = HostedSection()
     holdout: float = Field(default=0.3, gt=0, lt=0.9)
     """Share of labelled rows frozen as hold-out before anything else happens."""
     new_label_min: int = Field(default=10, ge=2)
