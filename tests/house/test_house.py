@@ -16,7 +16,19 @@ from typer.testing import CliRunner
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src" / "trimtab").rglob("*.py"))
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "base", "core", "manager", "handler", "service", "misc"}
-HEAVY = ("mlflow", "torch", "pyspark", "fastapi", "nicegui", "polars", "sqlalchemy", "numpy", "deltalake", "scipy")
+HEAVY = (
+    "mlflow",
+    "torch",
+    "pyspark",
+    "fastapi",
+    "nicegui",
+    "polars",
+    "sqlalchemy",
+    "numpy",
+    "deltalake",
+    "scipy",
+    "azure",
+)
 READMES = ("README.md", "README.zh-CN.md")
 
 

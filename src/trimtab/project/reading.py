@@ -22,7 +22,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from trimtab.errors import ConfigError
-from trimtab.records.project import FileModel, Project
+from trimtab.records.file_model import FileModel
+from trimtab.records.project import Project
 
 Loc = tuple[str | int, ...]
 """Where something stands in a document: keys and positions from the top."""

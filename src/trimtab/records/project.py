@@ -9,23 +9,14 @@ import itertools
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
 from trimtab.records import keys
-from trimtab.records.record import Record
+from trimtab.records.databricks import DatabricksTarget
+from trimtab.records.file_model import FileModel
+from trimtab.records.file_model import refused as _refused
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
-
-
-class FileModel(Record):
-    """A section of trimtab.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-def _refused(problem: str, fix: str) -> PydanticCustomError:
-    return PydanticCustomError("refused", "{problem}", {"problem": problem, "fix": fix})
 
 
 def _notify(value: str) -> str:
@@ -409,6 +400,8 @@ class TargetSection(FileModel):
     """Where it runs."""
 
     local: LocalTarget = LocalTarget()
+    databricks: DatabricksTarget | None = None
+    """A workspace of Azure Databricks: `trimtab databricks --help`."""
 
 
 class Project(FileModel):
