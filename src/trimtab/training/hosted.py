@@ -234,7 +234,7 @@ def _client(work: Work) -> OpenAI:
         base_url=url,
         api_key=lambda: hosted.key(work.name, provider, work.settings.root) or "none",
         default_headers={"api-key": first} if own_header else None,
-        max_retries=4,
+        max_retries=2,
     )
 
 
