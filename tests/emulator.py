@@ -52,7 +52,7 @@ class Emulator:
 
 @contextmanager
 def emulator(folder: Path, fixtures: list[dict[str, Any]] | None = None) -> Iterator[Emulator]:
-    """Start one that answers as `fixtures` say, or FIXTURES. Skips the test when node, npm or the network is missing."""
+    """Start one that answers as `fixtures` (else FIXTURES) say. Skips when node, npm or network are missing."""
     program = _installed()
     (folder / "fixtures.json").write_text(json.dumps({"fixtures": fixtures} if fixtures else FIXTURES))
     process = subprocess.Popen(

@@ -210,18 +210,16 @@ def test_what_azure_refuses_is_named_and_mendable(
     place: tuple[Settings, Loaded], arm: Arm, status: int, message: str
 ) -> None:
     arm.faults = [status]
-    with pytest.raises(Fixable, match=message) as refused, arm.client() as client:
-        section = DeploymentSection(resource=ACCOUNT)
-        azure_deployments.deploy_with(client, section, "desk-1", "ft:x", lambda _text: None)
+    with pytest.raises(Fixable, match=message) as refused:
+        azure_deployments.deploy(DeploymentSection(resource=ACCOUNT), "desk-1", "ft:x", lambda _text: None)
     assert TOKEN not in str(refused.value)
 
 
 def test_a_name_that_serves_another_model_is_not_taken(arm: Arm) -> None:
     section = DeploymentSection(resource=ACCOUNT)
-    with arm.client() as client:
-        azure_deployments.deploy_with(client, section, "desk-1", "ft:a", lambda _text: None)
-        with pytest.raises(Fixable, match="serves ft:a, not ft:b"):
-            azure_deployments.deploy_with(client, section, "desk-1", "ft:b", lambda _text: None)
+    azure_deployments.deploy(section, "desk-1", "ft:a", lambda _text: None)
+    with pytest.raises(Fixable, match="serves ft:a, not ft:b"):
+        azure_deployments.deploy(section, "desk-1", "ft:b", lambda _text: None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ a token stays inside its client. Source: Microsoft Learn, "Deploy a fine-tuned m
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import Fixable, StepFailed
@@ -34,23 +35,10 @@ def deploy(section: DeploymentSection, name: str, model: str, say: Callable[[str
 
     Raises Fixable when Azure refuses or the name serves another model, StepFailed when Azure cannot be reached.
     """
-    with _open(section) as client:
-        deploy_with(client, section, name, model, say)
-
-
-def deploy_with(
-    client: CognitiveServicesManagementClient,
-    section: DeploymentSection,
-    name: str,
-    model: str,
-    say: Callable[[str], None],
-) -> None:
-    """`deploy`, on a client that is open already."""
-    from azure.core import exceptions
     from azure.mgmt.cognitiveservices.models import Deployment
 
     _, group, account = _parts(section)
-    try:
+    with _open(section) as client, _translated(name):
         there = _existing(client, group, account, name)
         if there is not None and there.properties.model.name != model:
             other = there.properties.model.name
@@ -61,6 +49,18 @@ def deploy_with(
         request = Deployment.from_dict(body(section, model))
         poller = client.deployments.begin_create_or_update(group, account, name, request, polling_interval=WAIT_SECONDS)
         made = poller.result()
+    state = made.properties.provisioning_state if made.properties else "unknown"
+    if state != "Succeeded":
+        raise StepFailed(f"the deployment {name} ended as {state}")
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Azure's errors as ours."""
+    from azure.core import exceptions
+
+    try:
+        yield
     except (exceptions.ServiceRequestError, exceptions.ServiceResponseError) as error:
         raise StepFailed(f"Azure does not answer: {_first(error)}") from None
     except exceptions.ClientAuthenticationError as error:
@@ -70,9 +70,6 @@ def deploy_with(
             raise StepFailed(f"Azure answered {error.status_code}: {_first(error)}") from None
         fix = "correct retrain.hosted.deployment; the login needs Cognitive Services Contributor on the account"
         raise Fixable(f"Azure refused the deployment {name}: {_first(error)}", fix) from None
-    state = made.properties.provisioning_state if made.properties else "unknown"
-    if state != "Succeeded":
-        raise StepFailed(f"the deployment {name} ended as {state}")
 
 
 def _existing(client: CognitiveServicesManagementClient, group: str, account: str, name: str) -> Any:

@@ -340,7 +340,7 @@ def _wait(work: Work, client: OpenAI, job: HostedJob) -> tuple[FineTuningJob, _T
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             if time.monotonic() - last_answer > PATIENCE_SECONDS:
                 raise StepFailed(f"{work.name} does not answer: {_said(work, error)}; job {job.id} goes on") from None
-            work.say(0.05, None, f"job {job.id}: the provider does not answer right now")
+            work.say(0.05, None, f"job {job.id}: the provider does not answer right now: {_said(work, error)}")
             time.sleep(pause)
             continue
         except openai.APIError as error:
