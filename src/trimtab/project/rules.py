@@ -13,7 +13,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from trimtab.project.companions import KIND, LABELS, SWAPS
 from trimtab.project.reading import Loc, Reading, shown, suggestion
-from trimtab.records.project import Project
+from trimtab.records.project import MONITORS, Project
 from trimtab.records.registry import LabelSet
 
 SERVED = ("smollm2-135m-instruct", "echo")
@@ -119,10 +119,14 @@ def _limits(reading: Reading, project: Project) -> None:
         if endpoint.auth == "none" and getattr(endpoint, name) is not None:
             message, fix = "limits keys, and none are asked for", "write auth: keys, or remove it"
             reading.fault(("endpoint", name), message, fix, needs=[("endpoint", "auth")])
-    own_machine = project.model.base.partition(":")[0] not in ("openai", "azure")
-    if endpoint.budget is not None and project.model.price is None and own_machine:
+    if endpoint.budget is not None and _unpriced(project):
         message, fix = "needs a price, and this model has none", "add model.price, in USD per million tokens"
         reading.fault(("endpoint", "budget"), message, fix, needs=[("model", "price"), ("model", "base")])
+
+
+def _unpriced(project: Project) -> bool:
+    """Whether nobody has said what the model's tokens cost: neither the file nor a list we have."""
+    return project.model.price is None and project.model.base.partition(":")[0] not in ("openai", "azure")
 
 
 def _labels(reading: Reading, project: Project) -> None:
@@ -159,10 +163,18 @@ def _not_a_field(reading: Reading, loc: Loc, field: str, labels: LabelSet, also:
 def _alerts(reading: Reading, project: Project) -> None:
     for index, alert in enumerate(project.alerts):
         for place, monitor in enumerate(alert.on):
-            if getattr(project.monitor, monitor) is None:
-                _not_watched(reading, ("alerts", index, "on", place), monitor)
+            loc: Loc = ("alerts", index, "on", place)
+            if monitor in MONITORS and getattr(project.monitor, monitor) is None:
+                _not_watched(reading, loc, monitor)
+            if monitor.startswith("cost > ") and _unpriced(project):
+                message, fix = "needs a price, and this model has none", "add model.price, in USD per million tokens"
+                reading.fault(loc, message, fix, needs=[("model", "price"), ("model", "base")])
         if not alert.on:
-            reading.fault(("alerts", index, "on"), "names no monitor", "write [input_drift], [quality] or both")
+            reading.fault(
+                ("alerts", index, "on"),
+                "names no monitor",
+                "write [input_drift], [quality] or a threshold, e.g. [error_rate > 2%]",
+            )
         if not alert.notify:
             reading.fault(("alerts", index, "notify"), "tells nobody", "write [log], or remove the alert")
 

@@ -15,7 +15,10 @@ from trimtab.records import keys
 from trimtab.records.databricks import DatabricksTarget
 from trimtab.records.file_model import FileModel
 from trimtab.records.file_model import refused as _refused
+from trimtab.records.threshold import Threshold, threshold
 
+MONITORS = ("input_drift", "quality")
+"""What an alert can be on besides thresholds."""
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -29,6 +32,17 @@ def _anchor(value: str) -> str:
     if value == "mlflow" or re.fullmatch(r"file:.+|webhook:https?://\S+", value):
         return value
     raise _refused("is no place for a checkpoint", "write mlflow, file:PATH or webhook:https://…")
+
+
+def _watched(value: str) -> str:
+    if value in MONITORS:
+        return value
+    try:
+        threshold(value)
+    except ValueError as error:
+        fix = "write input_drift, quality, latency_p99 > 2s, error_rate > 2% or cost > 5 USD/day"
+        raise _refused(str(error), fix) from None
+    return value
 
 
 def _when(value: str) -> str:
@@ -154,8 +168,13 @@ class MonitorSection(FileModel):
 class AlertSection(FileModel):
     """Who hears of a breach."""
 
-    on: tuple[Literal["input_drift", "quality"], ...]
-    """Monitors whose breach raises this alert."""
+    on: tuple[Annotated[str, AfterValidator(_watched)], ...] = Field(
+        examples=[["input_drift", "quality", "latency_p99 > 2s", "error_rate > 2%", "cost > 5 USD/day"]]
+    )
+    """What raises this alert: a monitor (input_drift, quality) or a threshold: latency_p50, _p90, _p95 or _p99 > 2s,
+    error_rate > 2%, cost > 5 USD/day (hour, day: the last 24 hours, month: the last 30 days)."""
+    window: Literal["5min", "15min", "1h"] = "15min"
+    """Thresholds are judged once in each window of this length."""
     notify: tuple[Annotated[str, AfterValidator(_notify)], ...] = ("log",)
     """Where it goes: log, webhook:https://…"""
 
@@ -421,6 +440,15 @@ class Project(FileModel):
     providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
     """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""
     endpoint: EndpointSection = EndpointSection()
+
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """The thresholds that the alerts name, each once."""
+        found: dict[str, Threshold] = {}
+        for section in self.alerts:
+            for text in section.on:
+                if text not in MONITORS and text not in found:
+                    found[text] = threshold(text, section.window)
+        return tuple(found.values())
 
     def provider(self, base: str) -> ProviderSection | None:
         """The provider that a base names before its colon, or None when there is none of that name."""

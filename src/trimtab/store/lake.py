@@ -113,6 +113,11 @@ class Lake:
         wanted = list(INFERENCE) if columns is None else columns
         return window.sort("row").select(wanted).collect()
 
+    def between(self, start: datetime, end: datetime, columns: list[str]) -> pl.DataFrame:
+        """Inference rows asked from `start` until before `end`, in no particular order."""
+        asked = pl.col("request_time").is_between(start, end, closed="left")
+        return _scan(self._inference, INFERENCE).filter(asked).select(columns).collect()
+
     def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
         """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
 
