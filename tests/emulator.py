@@ -51,10 +51,10 @@ class Emulator:
 
 
 @contextmanager
-def emulator(folder: Path) -> Iterator[Emulator]:
-    """Start one. Skips the test when node, npm or the network is missing."""
+def emulator(folder: Path, fixtures: list[dict[str, Any]] | None = None) -> Iterator[Emulator]:
+    """Start one that answers as `fixtures` (else FIXTURES) say. Skips when node, npm or network are missing."""
     program = _installed()
-    (folder / "fixtures.json").write_text(json.dumps(FIXTURES))
+    (folder / "fixtures.json").write_text(json.dumps({"fixtures": fixtures} if fixtures else FIXTURES))
     process = subprocess.Popen(
         ["node", str(program), "-p", "0", "-f", str(folder / "fixtures.json")],
         env={**os.environ, "AIMOCK_API_KEYS": KEY},

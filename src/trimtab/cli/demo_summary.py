@@ -27,8 +27,7 @@ def summary(
     return [
         f"served    {traffic.answered} answers, {failed} failed, {rows} rows in {where.lake / 'inference'}",
         *_drift(control),
-        "trained   "
-        + "; ".join(f"{r.steps} steps, loss {r.loss_first:.2f} to {r.loss_last:.2f}, {r.seconds:.0f} s" for r in runs),
+        "trained   " + "; ".join(f"{r.steps} steps, {r.losses(2, ' to ')}, {r.seconds:.0f} s" for r in runs),
         *[f"judged    {_decision(decision)}" for decision in control.facts("decision", Decision)],
         *_gain(control, loaded.project.gates.quality_field),
         *_rollout(control),

@@ -83,6 +83,7 @@ def status(project: Folder = Path()) -> None:
         *(("engine", line) for line in _engines(control, model)),
         ("drift", _drift(control, model)),
         ("quality", _quality(control, model)),
+        *(("threshold", line) for line in _thresholds(control, model)),
         ("cycle", _cycle(settings, control)),
         ("gateway", _gateway(settings)),
         ("dashboard", _dashboard(settings)),
@@ -174,6 +175,24 @@ def _quality(control: Control, model: str) -> str:
         return "not measured yet"
     value = "too few labels" if report.value is None else _interval(report.value)
     return f"{report.verdict}, {report.metric} {value}, n = {report.n}, {show.moment(report.at)} UTC"
+
+
+def _thresholds(control: Control, model: str) -> list[str]:
+    """The newest window of each threshold that was judged, in the order they were first."""
+    from trimtab.monitor.alerts import amount
+    from trimtab.records.threshold import ThresholdReport
+
+    champion = control.alias(model, "champion")
+    reports = control.facts("threshold_report", ThresholdReport, f"{model}/{champion}/", limit=200)
+    newest = {report.threshold.text: report for report in reports}
+    said = {"breach": "breach", "ok": "ok", "insufficient": "not enough evidence"}
+    lines: list[str] = []
+    for text, report in newest.items():
+        share = f", {report.value.low:.2%} to {report.value.high:.2%} exceed" if report.value else ""
+        lines.append(
+            f"{text}: {said[report.verdict]}, {amount(report)}{share}, n = {report.n}, {show.moment(report.end)} UTC"
+        )
+    return lines
 
 
 def _interval(value: Interval) -> str:

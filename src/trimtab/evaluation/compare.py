@@ -10,7 +10,7 @@ What cannot be measured is None, never 0 or NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -160,3 +160,33 @@ def _tango(first_only: int, second_only: int, n: int, delta: float) -> float:
     share = (sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
     excess, variance = first_only - second_only - n * delta, n * (2 * share + delta * (1 - delta))
     return excess / sqrt(variance) if variance > 0 else 0.0  # both vanish at 0 when no row is discordant
+
+
+def exceeds(k: int, n: int, share: float, alpha: float) -> bool:
+    """Whether k of n shows a true share above `share`, with error probability at most `alpha` at every n.
+
+    Chernoff's bound on a binomial tail (Chernoff 1952, Ann. Math. Stat. 23:493; Hoeffding 1963, JASA 58:13): the chance
+    of k or more is at most exp(-n KL(k/n, share)). It is a little cautious, and it is a closed form that a database
+    computes just as well.
+    """
+    if n == 0 or k <= n * share:
+        return False
+    rest = (n - k) * log((n - k) / (n * (1 - share))) if k < n else 0.0
+    return k * log(k / (n * share)) + rest > log(1 / alpha)
+
+
+def share_bounds(k: int, n: int, alpha: float) -> Interval | None:
+    """Share k/n with the bounds that `exceeds` tests by, each wrong with probability `alpha`. None when n is 0."""
+    if n == 0:
+        return None
+    p, most = k / n, log(1 / alpha) / n
+
+    def excess(q: float) -> float:
+        kept = p * log(p / q) if k else 0.0
+        return kept + ((1 - p) * log((1 - p) / (1 - q)) if k < n else 0.0) - most
+
+    edge = 1e-12
+    low: Any = optimize.brentq(excess, edge * p, p) if k else 0.0
+    high: Any = optimize.brentq(excess, p, 1 - edge * (1 - p)) if k < n else 1.0
+    method = "Chernoff (KL) bounds"
+    return Interval(estimate=p, low=float(low), high=float(high), confidence=1 - 2 * alpha, method=method)

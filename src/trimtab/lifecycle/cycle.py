@@ -25,7 +25,7 @@ from trimtab.promotion import decide, gather, rollout
 from trimtab.records.lifecycle import Cycle, CycleEnd, Progress, Step
 from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, utc_now
-from trimtab.records.registry import LabelSet, ModelVersion, Prompt
+from trimtab.records.registry import LabelSet, ModelVersion, Prompt, Weights
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
 from trimtab.settings import Settings
 from trimtab.store import artifacts
@@ -238,6 +238,17 @@ def _curate(work: Work) -> DatasetVersion:
 def _train(work: Work, dataset: DatasetVersion) -> TrainingRun:
     """A mitigated candidate goes on from the rejected one: what that one learned of the task is kept."""
     rejected = work.control.get("training_run", f"{work.cycle.id}/{work.attempt - 1}", TrainingRun)
+    if work.loaded.project.retrain.method == "hosted":
+        return training.fine_tune(
+            work.settings,
+            work.control,
+            work.loaded.project,
+            dataset,
+            key=work.key,
+            system=_tuned_prompt(work).system,
+            say=_say(work, "train"),
+            start=rejected.hosted.model if rejected and rejected.hosted else None,
+        )
     section = work.loaded.project.retrain.lora
     if rejected is not None:
         section = section.model_copy(update={"epochs": min(section.epochs, MITIGATION_EPOCHS)})
@@ -256,6 +267,8 @@ def _train(work: Work, dataset: DatasetVersion) -> TrainingRun:
 
 def _register(work: Work, dataset: DatasetVersion, run: TrainingRun) -> ModelVersion:
     changes = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": _tuned_prompt(work)}
+    if run.hosted is not None:
+        changes |= {"base": Weights(name=run.hosted.served, sha256="", format="hosted")}
     return registry.register(
         work.settings,
         work.control,
@@ -358,7 +371,7 @@ def _summary(output: Record) -> str:
             new = ", ".join(label for labels in output.new_labels.values() for label in labels)
             return f"{text}; mitigation {output.mitigation}" + (f"; new labels: {new}" if new else "")
         case TrainingRun():
-            return f"{output.steps} steps, loss {output.loss_first:.2f} to {output.loss_last:.2f}"
+            return f"{output.steps} steps, {output.losses(2, ' to ')}"
         case ModelVersion():
             return f"version {output.version}"
         case Gates():

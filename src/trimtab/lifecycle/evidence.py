@@ -80,7 +80,7 @@ def system_card(control: Control, loaded: Loaded, version: ModelVersion) -> str:
         version,
         license=base.licence if base else "unknown",
         dataset=dataset,
-        training=next((run for run in runs if run.adapter_sha256 == version.spec.adapter_sha256), None),
+        training=next((run for run in runs if run.made(version.spec)), None),
         decision=decision,
         moves=registry.history(control, model),
         looks=looks,

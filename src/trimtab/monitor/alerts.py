@@ -12,14 +12,13 @@ import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http.client import HTTPException
-from typing import Literal
 from urllib.parse import urlsplit
 
 from trimtab.records.monitor import Alert, Cluster, DriftReport, QualityReport
-from trimtab.records.project import Project
+from trimtab.records.project import MONITORS, Project
+from trimtab.records.threshold import ThresholdReport, threshold
 
-Kind = Literal["input_drift", "quality"]
-Report = DriftReport | QualityReport
+Report = DriftReport | QualityReport | ThresholdReport
 
 WEBHOOK_TIMEOUT = 5.0
 """Seconds."""
@@ -32,11 +31,23 @@ def report_key(report: Report, champion: int) -> str:
     """The key of a report's fact: what it was computed from."""
     if isinstance(report, DriftReport):
         return f"{report.model}/{champion}/{report.current.first}"
+    if isinstance(report, ThresholdReport):
+        return f"{report.model}/{champion}/{report.threshold.slug}/{report.end:%Y%m%dT%H%M%SZ}"
     return f"{report.model}/{champion}/{report.window.first}-{report.window.last}/{report.n}"
 
 
+def alert_prefix(model: str, kind: str, champion: int) -> str:
+    """How the keys of a champion's alerts of one kind begin."""
+    return f"{model}/{slug(kind)}/{champion}/"
+
+
+def slug(kind: str) -> str:
+    """A monitor or threshold as part of a key."""
+    return kind if kind in MONITORS else threshold(kind).slug
+
+
 def due(
-    project: Project, kind: Kind, champion: int, reports: Sequence[Report], raised: Sequence[Alert], now: datetime
+    project: Project, kind: str, champion: int, reports: Sequence[Report], raised: Sequence[Alert], now: datetime
 ) -> list[Alert]:
     """The alerts that a monitor's reports ask for and that were not raised yet, oldest first.
 
@@ -51,9 +62,9 @@ def due(
     found, is_open = list[Alert](), bool(raised)
     for key, report in zip(keys[after:], reports[after:], strict=True):
         if report.verdict == "breach" and not is_open:
-            title, body = _drift_text(report) if isinstance(report, DriftReport) else _quality_text(report, champion)
+            title, body = _text(report, champion)
             number = len(raised) + len(found) + 1
-            alert_key = f"{project.name}/{kind}/{champion}/{number}"
+            alert_key = f"{alert_prefix(project.name, kind, champion)}{number}"
             found.append(
                 Alert(key=alert_key, model=project.name, kind=kind, at=now, title=title, body=body, report_key=key)
             )
@@ -95,6 +106,35 @@ def post(url: str, body: bytes, content_type: str) -> None:
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "code", None) or type(error).__name__
         raise ConnectionError(f"did not reach the webhook at {urlsplit(url).hostname}: {reason}") from None
+
+
+def _text(report: Report, champion: int) -> tuple[str, str]:
+    if isinstance(report, DriftReport):
+        return _drift_text(report)
+    return _threshold_text(report) if isinstance(report, ThresholdReport) else _quality_text(report, champion)
+
+
+def _threshold_text(report: ThresholdReport) -> tuple[str, str]:
+    named, value = report.threshold, report.value
+    title = f"{report.model}: {named.text}: {amount(report)} in {_span(report.start, report.end)}"
+    if value is None:
+        priced = f" {report.unpriced} more had no price." if report.unpriced else ""
+        return title, f"{report.n} requests cost {amount(report)}; the file allows {named.limit:g} USD.{priced}"
+    what = f"took longer than {named.limit:g} ms" if named.metric == "latency" else "failed (status 500 and above)"
+    return title, (
+        f"{report.exceeding} of {report.n} requests {what}: {value.estimate:.2%}, interval {value.low:.2%} to "
+        f"{value.high:.2%} ({value.method}). The file allows {named.share:.2%}. Test: {report.test}."
+    )
+
+
+def amount(report: ThresholdReport) -> str:
+    """What was observed, with its unit: `p99 2310 ms`, `3.1% failed`, `7.20 USD`."""
+    named, observed = report.threshold, report.observed
+    if observed is None:
+        return "no request"
+    if named.metric == "latency":
+        return f"p{100 * (1 - named.share):.0f} {observed:.0f} ms"
+    return f"{observed:.2%} failed" if named.metric == "error_rate" else f"{observed:.2f} USD"
 
 
 def _drift_text(report: DriftReport) -> tuple[str, str]:

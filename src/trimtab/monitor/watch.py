@@ -7,18 +7,19 @@ the next one finds what is there and does the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 import polars as pl
 
 from trimtab.errors import Corrupt
 from trimtab.evaluation.scorers import label_of
-from trimtab.monitor import alerts, drift, embed, quality
+from trimtab.monitor import alerts, drift, embed, quality, thresholds
 from trimtab.monitor.texts import body
 from trimtab.records.monitor import Alert, DriftReport, Profile, QualityReport, Window
 from trimtab.records.project import InputDriftSection, Project, QualitySection
 from trimtab.records.registry import AliasMove, LabelSet, ModelVersion
+from trimtab.records.threshold import Threshold, ThresholdReport
 from trimtab.records.training import DatasetVersion
 from trimtab.settings import Settings
 from trimtab.store.control import Control
@@ -30,7 +31,10 @@ _RECENT = 50
 """Reports read at once to see whether an alert is open."""
 
 
-R = TypeVar("R", DriftReport, QualityReport)
+SETTLES = timedelta(seconds=10)
+"""After a window's end its last rows are in the lake: they were drained."""
+
+R = TypeVar("R", DriftReport, QualityReport, ThresholdReport)
 
 
 class _Side(NamedTuple):
@@ -52,6 +56,9 @@ def look(settings: Settings, project: Project, control: Control, lake: AnyLake, 
     if project.monitor.quality is not None and version.spec.labels is not None:
         _look_at_answers(project, project.monitor.quality, version, version.spec.labels, control, lake, now)
         raised += _raise(project, "quality", version, control, now)
+    for threshold in project.thresholds():
+        _look_at_window(project, threshold, version, control, lake, now)
+        raised += _raise(project, threshold.text, version, control, now)
     if project.monitor.input_drift is not None:
         _look_at_inputs(settings, project, project.monitor.input_drift, version, control, lake, now)
         raised += _raise(project, "input_drift", version, control, now)
@@ -74,14 +81,17 @@ def profiles(project: Project, control: Control, lake: AnyLake) -> list[Profile]
     return [_profile(project.name, control, lake, *window) for window in windows]
 
 
-def _raise(project: Project, kind: alerts.Kind, version: ModelVersion, control: Control, now: datetime) -> list[Alert]:
+def _raise(project: Project, kind: str, version: ModelVersion, control: Control, now: datetime) -> list[Alert]:
     prefix = f"{project.name}/{version.version}/"
-    already = control.facts("alert", Alert, f"{project.name}/{kind}/{version.version}/")
-    reports = (
-        _recent(control, "drift_report", DriftReport, prefix)
-        if kind == "input_drift"
-        else _recent(control, "quality_report", QualityReport, prefix)
-    )
+    already = control.facts("alert", Alert, alerts.alert_prefix(project.name, kind, version.version))
+    reports: Sequence[alerts.Report]
+    if kind == "input_drift":
+        reports = _recent(control, "drift_report", DriftReport, prefix)
+    elif kind == "quality":
+        reports = _recent(control, "quality_report", QualityReport, prefix)
+    else:
+        slug = alerts.slug(kind)
+        reports = _recent(control, "threshold_report", ThresholdReport, f"{prefix}{slug}/")
     due = alerts.due(project, kind, version.version, reports, already, now)
     raised = [alert for alert in due if control.put("alert", alert.key, alert)]
     for alert in raised:
@@ -97,6 +107,24 @@ def _recent(control: Control, kind: str, type_: type[R], prefix: str) -> Sequenc
         if len(found) < limit or any(report.verdict == "ok" for report in found):
             return found
         limit *= 2
+
+
+def _look_at_window(
+    project: Project, threshold: Threshold, version: ModelVersion, control: Control, lake: Lake, now: datetime
+) -> None:
+    """Hold the newest window that is over against a threshold, once. Windows begin at whole multiples of their length.
+
+    Windows that went by while nobody looked are not judged later: an alert is about now.
+    """
+    seconds = int(threshold.every.total_seconds())
+    end = datetime.fromtimestamp((now - SETTLES).timestamp() // seconds * seconds, UTC)
+    key = f"{project.name}/{version.version}/{threshold.slug}/{end:%Y%m%dT%H%M%SZ}"
+    if control.get("threshold_report", key, ThresholdReport) is not None:
+        return
+    rows = lake.between(end - threshold.over, end, thresholds.COLUMNS)
+    if rows.height:  # a service that nobody asks writes no reports
+        report = thresholds.judge(threshold, rows, model=project.name, end=end, at=now)
+        control.put("threshold_report", key, report)
 
 
 def _look_at_inputs(

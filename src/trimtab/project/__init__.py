@@ -88,6 +88,7 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
         return None
     if today is not None:
         retirement.look(reading, project.model.base, today)
+        retirement.look_at_fine_tuning(reading, project, today)
     labels = companions.labels(reading, project)
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trimtab.project.reading import Reading
+from apscheduler.triggers.cron import CronTrigger
+
+from trimtab.project.reading import Loc, Reading
+from trimtab.records.project import Project
 
 NOTICE = timedelta(days=60)
 """How long before its retirement a model earns a warning."""
@@ -41,6 +44,76 @@ def look(reading: Reading, base: str, today: date) -> None:
     fix = f"choose a model with time left, e.g. {choice}" if choice else "choose a newer model"
     severity = "error" if gone and scheme == "azure" else "warning"
     reading.fault(("model", "base"), f"{message} [{source}]", fix, severity=severity)
+
+
+def look_at_fine_tuning(reading: Reading, project: Project, today: date) -> None:
+    """Note a fault when the model that a provider is to fine-tune cannot be (error) or soon cannot (warning)."""
+    refusal = fine_tuning_refusal(project, today)
+    loc: Loc = ("retrain", "hosted", "model") if project.retrain.hosted.model else ("model", "base")
+    if refusal is not None:
+        reading.fault(loc, *refusal)
+        return
+    scheme, model = _fine_tuned(project)
+    row = _trainable().get(model) if project.retrain.method == "hosted" and scheme in LISTED else None
+    if row is not None and _first_day(row["training_retires_on"]) - today <= NOTICE:
+        message = f"{model} can be fine-tuned until {row['training_retires_on']} only [{_fine_tuning_source()}]"
+        reading.fault(loc, message, "plan for another model", severity="warning")
+
+
+def fine_tuning_refusal(project: Project, today: date) -> tuple[str, str] | None:
+    """Why a hosted fine-tune must not start, and the fix; None when nothing is known against it.
+
+    The model is none that the provider fine-tunes, or its training ends today or before the file's next scheduled
+    cycle. Servers other than Azure OpenAI and OpenAI decide for themselves.
+    """
+    scheme, model = _fine_tuned(project)
+    if project.retrain.method != "hosted" or scheme not in LISTED:
+        return None
+    if scheme == "azure" and project.retrain.hosted.model is None:  # a deployment's name says nothing
+        return None
+    table, source = _trainable(), _fine_tuning_source()
+    choice = f"choose one of {', '.join(table)}"
+    if model not in table:
+        return f"{model} cannot be fine-tuned [{source}]", choice
+    ends, following = _first_day(table[model]["training_retires_on"]), next_cycle(project, today)
+    if ends <= today:
+        return f"{model} can no longer be fine-tuned since {ends} [{source}]", choice
+    if following is not None and ends <= following:
+        return f"fine-tuning of {model} ends on {ends}, before the next cycle on {following} [{source}]", choice
+    return None
+
+
+def next_cycle(project: Project, today: date) -> date | None:
+    """The day of the file's next scheduled cycle after today; None without a schedule."""
+    crons = [when.removeprefix("cron:").strip() for when in project.retrain.when if when.startswith("cron:")]
+    begin = datetime.combine(today + timedelta(days=1), time(), UTC)
+    found: list[date] = []
+    for expression in crons:
+        try:
+            fires = CronTrigger.from_crontab(expression, timezone=UTC).get_next_fire_time(None, begin)
+        except ValueError:  # a rule of its own complains
+            continue
+        found += [fires.date()] if fires else []
+    return min(found, default=None)
+
+
+LISTED = ("azure", "openai")
+"""Providers whose models the table knows."""
+
+
+def _fine_tuned(project: Project) -> tuple[str, str]:
+    """Provider and model (without its date) that a hosted fine-tune starts from."""
+    scheme, _, own = project.model.base.partition(":")
+    return scheme, re.sub(r"-\d{4}-\d{2}-\d{2}$", "", project.retrain.hosted.model or own)
+
+
+def _trainable() -> dict[str, dict[str, Any]]:
+    return {row["model"]: row for row in _table()["fine_tuning"]["models"]}
+
+
+def _fine_tuning_source() -> str:
+    table = _table()["fine_tuning"]
+    return f"{table['source']}, {table['page_date']}"
 
 
 def _first_day(written: str) -> date:

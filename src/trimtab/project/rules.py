@@ -13,7 +13,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from trimtab.project.companions import KIND, LABELS, SWAPS
 from trimtab.project.reading import Loc, Reading, shown, suggestion
-from trimtab.records.project import Project
+from trimtab.records.project import MONITORS, Project
 from trimtab.records.registry import LabelSet
 
 SERVED = ("smollm2-135m-instruct", "echo")
@@ -119,10 +119,14 @@ def _limits(reading: Reading, project: Project) -> None:
         if endpoint.auth == "none" and getattr(endpoint, name) is not None:
             message, fix = "limits keys, and none are asked for", "write auth: keys, or remove it"
             reading.fault(("endpoint", name), message, fix, needs=[("endpoint", "auth")])
-    own_machine = project.model.base.partition(":")[0] not in ("openai", "azure")
-    if endpoint.budget is not None and project.model.price is None and own_machine:
+    if endpoint.budget is not None and _unpriced(project):
         message, fix = "needs a price, and this model has none", "add model.price, in USD per million tokens"
         reading.fault(("endpoint", "budget"), message, fix, needs=[("model", "price"), ("model", "base")])
+
+
+def _unpriced(project: Project) -> bool:
+    """Whether nobody has said what the model's tokens cost: neither the file nor a list we have."""
+    return project.model.price is None and project.model.base.partition(":")[0] not in ("openai", "azure")
 
 
 def _labels(reading: Reading, project: Project) -> None:
@@ -163,21 +167,60 @@ def _not_a_field(reading: Reading, loc: Loc, field: str, labels: LabelSet, also:
 def _alerts(reading: Reading, project: Project) -> None:
     for index, alert in enumerate(project.alerts):
         for place, monitor in enumerate(alert.on):
-            if getattr(project.monitor, monitor) is None:
-                _not_watched(reading, ("alerts", index, "on", place), monitor)
+            loc: Loc = ("alerts", index, "on", place)
+            if monitor in MONITORS and getattr(project.monitor, monitor) is None:
+                _not_watched(reading, loc, monitor)
+            if monitor.startswith("cost > ") and _unpriced(project):
+                message, fix = "needs a price, and this model has none", "add model.price, in USD per million tokens"
+                reading.fault(loc, message, fix, needs=[("model", "price"), ("model", "base")])
         if not alert.on:
-            reading.fault(("alerts", index, "on"), "names no monitor", "write [input_drift], [quality] or both")
+            reading.fault(
+                ("alerts", index, "on"),
+                "names no monitor",
+                "write [input_drift], [quality] or a threshold, e.g. [error_rate > 2%]",
+            )
         if not alert.notify:
             reading.fault(("alerts", index, "notify"), "tells nobody", "write [log], or remove the alert")
 
 
 def _retrain(reading: Reading, project: Project) -> None:
+    _hosted(reading, project)
     for index, when in enumerate(project.retrain.when):
         loc: Loc = ("retrain", "when", index)
         if when.startswith("cron:"):
             _cron(reading, loc, when.removeprefix("cron:").strip())
         elif getattr(project.monitor, when) is None:
             _not_watched(reading, loc, when)
+
+
+def _hosted(reading: Reading, project: Project) -> None:
+    """What a fine-tune at the provider needs, and what only Azure has."""
+    section, base = project.retrain.hosted, project.model.base
+    if project.retrain.method != "hosted":
+        return
+    here: Loc = ("retrain", "hosted")
+    needs: list[Loc] = [("model", "base"), PROVIDERS, here]
+    provider = project.provider(base)
+    if provider is None:
+        message = f"{shown(base)} is no provider's model, so nobody but us can fine-tune it"
+        reading.fault(("retrain", "method"), message, "write method: lora, or name a hosted base", needs=needs)
+        return
+    azure = (provider.kind or base.partition(":")[0]) == "azure"
+    if azure and section.model is None:
+        fix = "add the model behind the deployment, e.g. gpt-4.1-mini-2025-04-14"
+        reading.fault((*here, "model"), "is missing: on Azure a base is a deployment, not a model", fix, needs=needs)
+    if azure and section.deployment is None:
+        message, fix = (
+            "is missing: on Azure a model answers only once it is deployed",
+            "add `deployment: {resource: …}`",
+        )
+        reading.fault((*here, "deployment"), message, fix, needs=needs)
+    for name in () if azure else ("deployment", "training_type"):
+        if getattr(section, name) is not None:
+            reading.fault((*here, name), "is Azure's", "remove it, or name a base at Azure", needs=needs)
+    if section.max_usd is not None and section.price is None:
+        message, fix = "needs a price to be held against", "add price, in USD per million tokens trained on"
+        reading.fault((*here, "max_usd"), message, fix, needs=[(*here, "price")])
 
 
 def _not_watched(reading: Reading, loc: Loc, monitor: str) -> None:

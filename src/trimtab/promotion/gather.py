@@ -50,8 +50,12 @@ def baseline(
     settings: Settings, loaded: Loaded, control: Control, candidate: ModelVersion, texts: Sequence[str], say: Say
 ) -> Answers:
     """What the bare base answers: the candidate's prompt, without its adapter and without constraint."""
+    base = candidate.spec.base
+    if base.format == "hosted":  # the candidate's own base is what its fine-tune made
+        base = base.model_copy(update={"name": loaded.project.model.base})
     bare = candidate.spec.model_copy(
         update={
+            "base": base,
             "adapter_sha256": None,
             "prompt": Prompt(system=candidate.spec.prompt.system),
             "decoding": candidate.spec.decoding.model_copy(update={"constrained": False}),
@@ -84,7 +88,7 @@ def quality_and_latency(
     results: list[GateResult] = []
     if section.quality:
         fields = list(dataset.labels.fields) if section.quality_field == "*" else [section.quality_field]
-        few_shot = {"constrained few-shot base": of_champion} if champion.spec.adapter_sha256 is None else {}
+        few_shot = {"constrained few-shot base": of_champion} if champion.data_hash is None else {}
         baselines = {"bare base": of_bare, **few_shot}
         results.append(
             gates.quality_gate(

@@ -164,7 +164,7 @@ class Alert(Record):
 
     key: str
     model: str
-    kind: Literal["input_drift", "quality"]
+    kind: str = Field(description="the monitor, or the threshold as the file writes it")
     at: datetime
     title: str
     body: str

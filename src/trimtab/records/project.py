@@ -16,7 +16,10 @@ from trimtab.records.databricks import DatabricksTarget
 from trimtab.records.erasure import SubjectField
 from trimtab.records.file_model import FileModel
 from trimtab.records.file_model import refused as _refused
+from trimtab.records.threshold import Threshold, threshold
 
+MONITORS = ("input_drift", "quality")
+"""What an alert can be on besides thresholds."""
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -30,6 +33,17 @@ def _anchor(value: str) -> str:
     if value == "mlflow" or re.fullmatch(r"file:.+|webhook:https?://\S+", value):
         return value
     raise _refused("is no place for a checkpoint", "write mlflow, file:PATH or webhook:https://…")
+
+
+def _watched(value: str) -> str:
+    if value in MONITORS:
+        return value
+    try:
+        threshold(value)
+    except ValueError as error:
+        fix = "write input_drift, quality, latency_p99 > 2s, error_rate > 2% or cost > 5 USD/day"
+        raise _refused(str(error), fix) from None
+    return value
 
 
 def _when(value: str) -> str:
@@ -169,8 +183,13 @@ class MonitorSection(FileModel):
 class AlertSection(FileModel):
     """Who hears of a breach."""
 
-    on: tuple[Literal["input_drift", "quality"], ...]
-    """Monitors whose breach raises this alert."""
+    on: tuple[Annotated[str, AfterValidator(_watched)], ...] = Field(
+        examples=[["input_drift", "quality", "latency_p99 > 2s", "error_rate > 2%", "cost > 5 USD/day"]]
+    )
+    """What raises this alert: a monitor (input_drift, quality) or a threshold: latency_p50, _p90, _p95 or _p99 > 2s,
+    error_rate > 2%, cost > 5 USD/day (hour, day: the last 24 hours, month: the last 30 days)."""
+    window: Literal["5min", "15min", "1h"] = "15min"
+    """Thresholds are judged once in each window of this length."""
     notify: tuple[Annotated[str, AfterValidator(_notify)], ...] = ("log",)
     """Where it goes: log, webhook:https://…"""
 
@@ -203,14 +222,57 @@ class LoraSection(FileModel):
     """Seed of shuffling and initialisation."""
 
 
+ARM_ACCOUNT = (
+    r"^/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[A-Za-z0-9-]+$"
+)
+
+
+class DeploymentSection(FileModel):
+    """How a fine-tuned model is deployed at Azure OpenAI. Hosting is billed by the hour until it is deleted."""
+
+    resource: str = Field(
+        pattern=ARM_ACCOUNT,
+        examples=["/subscriptions/SUB/resourceGroups/GROUP/providers/Microsoft.CognitiveServices/accounts/NAME"],
+    )
+    """Resource ID of the Azure OpenAI account, from the portal, or `az cognitiveservices account show --query id`."""
+    sku: str = Field(default="Standard", pattern=r"^[A-Za-z]+$", examples=["Standard"])
+    """Deployment type: Standard, GlobalStandard, DeveloperTier."""
+    capacity: int = Field(default=1, ge=1)
+    """Thousands of tokens per minute."""
+
+
+class HostedSection(FileModel):
+    """How a provider fine-tunes a model of its own on our data."""
+
+    model: str | None = Field(default=None, pattern=r"^[^\s?#]+$", examples=["gpt-4.1-mini-2025-04-14"])
+    """Model that is fine-tuned; null: that of model.base. On Azure, where a base is a deployment, it must be named."""
+    epochs: int | None = Field(default=None, ge=1, le=50)
+    """Passes over the training rows; null: the provider chooses."""
+    batch_size: int | None = Field(default=None, ge=1, le=256)
+    """Rows per optimiser step; null: the provider chooses."""
+    learning_rate_multiplier: float | None = Field(default=None, gt=0)
+    """Factor on the provider's learning rate; null: the provider chooses."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seed of the job."""
+    training_type: str | None = Field(default=None, pattern=r"^[A-Za-z]+$", examples=["GlobalStandard"])
+    """Azure only: where the job runs, e.g. Standard or GlobalStandard; null: not sent, Azure's default."""
+    price: float | None = Field(default=None, ge=0)
+    """USD per million tokens trained on, from the provider's price list; null: the cost is not estimated."""
+    max_usd: float | None = Field(default=None, gt=0)
+    """A job that is estimated to cost more is not started."""
+    deployment: DeploymentSection | None = None
+    """Azure only, and needed there: a fine-tuned model answers only once it is deployed."""
+
+
 class RetrainSection(FileModel):
     """When a cycle starts, and on what it trains."""
 
     when: tuple[Annotated[str, AfterValidator(_when)], ...] = ()
     """What starts a cycle: input_drift, quality, 'cron: 0 3 * * SUN' (UTC; days of the week as names)."""
-    method: Literal["lora"] = "lora"
-    """lora: a small adapter on the frozen base."""
+    method: Literal["lora", "hosted"] = "lora"
+    """lora: a small adapter on the frozen base, trained here. hosted: the provider of model.base fine-tunes its own."""
     lora: LoraSection = LoraSection()
+    hosted: HostedSection = HostedSection()
     holdout: float = Field(default=0.3, gt=0, lt=0.9)
     """Share of labelled rows frozen as hold-out before anything else happens."""
     new_label_min: int = Field(default=10, ge=2)
@@ -479,6 +541,15 @@ class Project(FileModel):
     providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
     """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""
     endpoint: EndpointSection = EndpointSection()
+
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """The thresholds that the alerts name, each once."""
+        found: dict[str, Threshold] = {}
+        for section in self.alerts:
+            for text in section.on:
+                if text not in MONITORS and text not in found:
+                    found[text] = threshold(text, section.window)
+        return tuple(found.values())
 
     def provider(self, base: str) -> ProviderSection | None:
         """The provider that a base names before its colon, or None when there is none of that name."""

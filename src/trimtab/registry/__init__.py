@@ -105,6 +105,7 @@ def register(
         "trimtab.base_sha256": spec.base.sha256,
         "trimtab.data_hash": dataset.hash if dataset else "",
         "trimtab.parent_version": str(parent or ""),
+        **_of_provider(training),
     }
     number, run_id = _log_version(settings, spec, lineage, dataset, training, note)
     version = ModelVersion(
@@ -211,9 +212,10 @@ def _log_version(
     run_id = _run(client, settings, spec, lineage)
     for name, value in _params(spec, dataset, training).items():
         client.log_param(run_id, name, value)
-    if training:
-        client.log_metric(run_id, "train/loss_first", training.loss_first)
-        client.log_metric(run_id, "train/loss_last", training.loss_last)
+    losses = {"first": training.loss_first, "last": training.loss_last} if training else {}
+    for when, loss in losses.items():
+        if loss is not None:
+            client.log_metric(run_id, f"train/loss_{when}", loss)
     info = _log_model(settings, spec, run_id)
     version = client.create_model_version(
         spec.model, source=info.model_uri, run_id=run_id, tags=lineage, description=note, model_id=info.model_id
@@ -234,6 +236,16 @@ def _run(client: MlflowClient, settings: Settings, spec: VersionSpec, lineage: d
     if unfinished:
         return unfinished[0].info.run_id
     return client.create_run(identity, tags=lineage, run_name=f"register {spec.hash[:8]}").info.run_id
+
+
+def _of_provider(training: TrainingRun | None) -> dict[str, str]:
+    """Lineage of a model that a provider fine-tuned: its job, its files and what was in them."""
+    made = training.hosted if training else None
+    if made is None:
+        return {}
+    files = {f"trimtab.{part}_file": identity for part, identity in made.files.items()}
+    job = {"trimtab.fine_tuning_job": made.job, "trimtab.fine_tuned_model": made.model}
+    return job | files | {"trimtab.training_file_sha256": made.sha256}
 
 
 def _params(spec: VersionSpec, dataset: DatasetVersion | None, training: TrainingRun | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from trimtab.records.guidelines import ComplianceReport, Drill, Guidelines
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Decision, GateResult, RolloutLook
 from trimtab.records.registry import AliasMove, ModelVersion
-from trimtab.records.training import DatasetVersion, TrainingRun
+from trimtab.records.training import DatasetVersion, HostedTuning, TrainingRun
 from trimtab.responsible.compliance_report import FRAMEWORKS
 
 NOT_RECORDED = "Not recorded."
@@ -223,8 +223,17 @@ def _training(version: ModelVersion, run: TrainingRun | None) -> str:
         return _untuned(version)
     params = ", ".join(f"{name} {value}" for name, value in sorted(run.params.items()))
     return (
-        f"{run.method.upper()}, {run.steps} steps in {run.seconds:.0f} s ({params}). Loss {run.loss_first:.3f} to "
-        f"{run.loss_last:.3f} nats per answer token. Run `{run.key}`."
+        f"{run.method.upper()}, {run.steps} steps in {run.seconds:.0f} s ({params}). "
+        f"{run.losses(3, ' to ').capitalize()} (nats per answer token). Run `{run.key}`."
+        + (f" {_at_provider(run.hosted)}" if run.hosted else "")
+    )
+
+
+def _at_provider(made: HostedTuning) -> str:
+    files = ", ".join(f"{part} file `{name}`" for part, name in sorted(made.files.items()))
+    return (
+        f"Job `{made.job}` on {made.base} made `{made.model}`, which answers as `{made.served}`; {files}; "
+        f"training file SHA-256 `{made.sha256}`."
     )
 
 

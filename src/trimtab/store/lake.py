@@ -128,6 +128,11 @@ class AnyLake(Protocol):
         """The rows with first <= row < last in numbers; None when there is none."""
         ...
 
+    def between(self, start: datetime, end: datetime, columns: list[str]) -> pl.DataFrame:
+        """Inference rows asked from `start` until before `end`, in no particular order."""
+        asked = pl.col("request_time").is_between(start, end, closed="left")
+        return _scan(self._inference, INFERENCE).filter(asked).select(columns).collect()
+
     def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
         """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
 

@@ -78,7 +78,8 @@ def train(
     _require_extra()
     if base.format != "gguf":
         raise Fixable(
-            f"{base.name} has no local weights to fine-tune", "set model.base to smollm2-135m-instruct or gguf:PATH"
+            f"{base.name} has no local weights to fine-tune",
+            "set retrain.method: hosted, or model.base to smollm2-135m-instruct or gguf:PATH",
         )
     job = Job(
         folder=settings.home / "training" / key,

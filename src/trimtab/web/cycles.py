@@ -140,7 +140,7 @@ def _texts(view: CycleView | None) -> dict[str, str]:
     texts, last = {"retrain": "preparing"}, view.attempts[-1] if view.attempts else None
     if last and last.training:
         run, attempt = last.training, f"attempt {last.number}: " if last.number > 1 else ""
-        texts["retrain"] = f"{attempt}{run.steps} steps, loss {run.loss_first:.2f} → {run.loss_last:.2f}"
+        texts["retrain"] = f"{attempt}{run.steps} steps, {run.losses(2, ' → ')}"
     if last and last.gates:
         texts["judge"] = f"{sum(gate.verdict == 'pass' for gate in last.gates)} of {len(last.gates)} gates passed"
     if last and last.decision:

@@ -71,7 +71,7 @@ def _data(dataset: DatasetVersion) -> None:
 def _training(run: TrainingRun) -> None:
     with box("fact"):
         text("Training", "fact-name")
-        text(f"loss {run.loss_first:.2f} → {run.loss_last:.2f}", "")
+        text(run.losses(2, " → "), "")
         text(f"{run.method}, {words.plural(run.steps, 'step')}, {words.length(run.seconds)}", "muted")
 
 

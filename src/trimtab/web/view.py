@@ -14,15 +14,16 @@ from pydantic import Field
 from trimtab import registry
 from trimtab.errors import Fixable
 from trimtab.lifecycle import STAGES
-from trimtab.monitor.alerts import report_key
+from trimtab.monitor.alerts import Report, report_key, slug
 from trimtab.monitor.texts import body
 from trimtab.project import Loaded
 from trimtab.promotion import apply
 from trimtab.records.gateway import EngineState
 from trimtab.records.monitor import Alert, Cluster, DriftReport, QualityReport
-from trimtab.records.project import MonitorSection, RolloutSection
+from trimtab.records.project import MONITORS, MonitorSection, RolloutSection
 from trimtab.records.record import Record
 from trimtab.records.registry import AliasMove, ModelVersion, Traffic
+from trimtab.records.threshold import ThresholdReport
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
@@ -160,7 +161,7 @@ def _alerts(
     views: list[AlertView] = []
     for alert in reversed(control.facts("alert", Alert, f"{model}/")):
         number = int(alert.key.split("/")[2])
-        reports = (drift if alert.kind == "input_drift" else quality).get(number, ())
+        reports = _reports_behind(control, model, alert, number, drift, quality)
         keys = [report_key(report, number) for report in reports]
         behind = keys.index(alert.report_key) if alert.report_key in keys else -1
         report = reports[behind] if behind >= 0 else None
@@ -177,6 +178,21 @@ def _alerts(
 def _of(view: AlertView, texts: Mapping[str, str]) -> dict[str, str]:
     requests = {request for cluster in view.clusters for request in cluster.examples}
     return {request: body(texts[request]) for request in requests if request in texts}
+
+
+def _reports_behind(
+    control: Control,
+    model: str,
+    alert: Alert,
+    version: int,
+    drift: Mapping[int, Sequence[DriftReport]],
+    quality: Mapping[int, Sequence[QualityReport]],
+) -> Sequence[Report]:
+    """The newest reports of the monitor or threshold that raised an alert."""
+    if alert.kind in MONITORS:
+        return (drift if alert.kind == "input_drift" else quality).get(version, ())
+    prefix = f"{model}/{version}/{slug(alert.kind)}/"
+    return control.facts("threshold_report", ThresholdReport, prefix, REPORTS)
 
 
 def _stages(

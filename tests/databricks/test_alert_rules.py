@@ -1,0 +1,141 @@
+"""A threshold says the same here, in Databricks SQL and in Azure Monitor.
+
+Rungs: the SQL runs on a real engine and must agree with the local judgement on generated rows; the bodies go through
+the vendors' own model classes and come back unchanged. KQL is compared as text: nothing here can run it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimtab.databricks import alert_rules
+from trimtab.errors import Fixable
+from trimtab.monitor import thresholds
+from trimtab.records.project import Project
+from trimtab.records.threshold import threshold
+
+END = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+SQL_END = "TIMESTAMPTZ '2026-11-02 12:00:00+00'"
+TEXTS = ("latency_p50 > 200ms", "latency_p99 > 2s", "error_rate > 2%", "error_rate > 0.5%", "cost > 0.01 USD/hour")
+FILE: dict[str, Any] = {
+    "name": "desk",
+    "model": {"base": "echo", "prompt": "p.md"},
+    "alerts": [
+        {"on": ["latency_p99 > 2s", "error_rate > 2%"], "notify": ["log", "webhook:https://hooks.example.com/x"]},
+        {"on": ["cost > 5 USD/day", "latency_p99 > 2s"], "window": "1h", "notify": ["webhook:https://b.example.com/y"]},
+    ],
+}
+
+
+def rows(n: int, slow: int, failed: int, wrong: int, nano: int, late: int) -> pl.DataFrame:
+    """A window: `slow` of n answers are slow, then come failures, callers' faults, and rows outside the window."""
+    status = [200] * n + [503] * failed + [404] * wrong + [503] * late
+    took = [3000] * min(slow, n) + [150] * (n - min(slow, n)) + [10] * (failed + wrong) + [9000] * late
+    total = len(status)
+    return pl.DataFrame(
+        {
+            "request_time": [END - timedelta(seconds=30)] * (total - late) + [END - timedelta(days=40)] * late,
+            "status_code": status,
+            "execution_duration_ms": took,
+            "cost_nano_usd": [nano] * total,
+            "route": ["champion"] * total,
+        },
+        schema={
+            "request_time": pl.Datetime("us", "UTC"),
+            "status_code": pl.Int32,
+            "execution_duration_ms": pl.Int64,
+            "cost_nano_usd": pl.Int64,
+            "route": pl.String,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def engine() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.sampled_from(TEXTS),
+    n=st.integers(0, 2000),
+    slow=st.one_of(st.integers(0, 60), st.integers(0, 2000)),
+    failed=st.integers(0, 60),
+    wrong=st.integers(0, 5),
+    nano=st.integers(0, 20_000),
+    late=st.integers(0, 5),
+)
+def test_the_sql_alert_and_the_local_judgement_agree_on_every_window(
+    engine: duckdb.DuckDBPyConnection, text: str, n: int, slow: int, failed: int, wrong: int, nano: int, late: int
+) -> None:
+    named, table = threshold(text), rows(n, slow, failed, wrong, nano, late)
+    engine.register("payload", table.to_arrow())
+    found = engine.sql(alert_rules.sql(named, "payload", SQL_END)).pl().to_dicts()
+    engine.unregister("payload")
+    window = table.filter(pl.col("request_time") >= END - named.over)
+    here = thresholds.judge(named, window, model="desk", end=END, at=END)
+    (there,) = found
+    assert bool(there["breach"]) == (here.verdict == "breach")
+    assert there["n"] == here.n
+    if named.metric != "cost":
+        assert there["exceeding"] == here.exceeding
+    if here.observed is not None:
+        assert there["observed"] == pytest.approx(here.observed)
+    else:
+        assert there["observed"] is None
+
+
+def test_both_sides_hold_the_same_false_alarm() -> None:
+    assert alert_rules.ALPHA == thresholds.ALPHA
+
+
+def test_a_databricks_alert_comes_back_unchanged_from_the_sdks_class() -> None:
+    from databricks.sdk.service.sql import AlertV2
+
+    bodies = alert_rules.databricks_alerts(
+        Project.model_validate(FILE), table="ml.s.request_log", warehouse="abc", emails=["a@example.com"]
+    )
+    assert [body["display_name"] for body in bodies] == [
+        "desk: latency_p99 > 2s",
+        "desk: error_rate > 2%",
+        "desk: cost > 5 USD/day",
+    ]
+    assert [AlertV2.from_dict(body).as_dict() for body in bodies] == bodies
+    assert [body["schedule"]["quartz_cron_schedule"] for body in bodies] == [
+        "0 0/15 * * * ?",
+        "0 0/15 * * * ?",
+        "0 0 * * * ?",
+    ]
+
+
+def test_the_arm_template_comes_back_unchanged_from_azures_classes() -> None:
+    from azure.mgmt.monitor.models import ActionGroupResource, ScheduledQueryRuleResource
+
+    template = alert_rules.arm_template(Project.model_validate(FILE), ["a@example.com"])
+    group, *rules = template["resources"]
+    classes = {"Microsoft.Insights/actionGroups": ActionGroupResource}
+    for resource in (group, *rules):
+        body = {name: resource[name] for name in ("location", "properties")}
+        class_ = classes.get(resource["type"], ScheduledQueryRuleResource)
+        assert class_.deserialize(body).serialize() == body  # what its class does not know would be lost
+    hooks = [one["serviceUri"] for one in group["properties"]["webhookReceivers"]]
+    assert hooks == ["https://hooks.example.com/x", "https://b.example.com/y"]
+    latency, errors, cost = (rule["properties"] for rule in rules)
+    assert (latency["evaluationFrequency"], latency["windowSize"]) == ("PT15M", "PT15M")
+    assert (cost["evaluationFrequency"], cost["windowSize"]) == ("PT1H", "P1D")
+    assert "countif(duration > 2000.0)" in latency["criteria"]["allOf"][0]["query"]
+    assert "k > (n * 0.02e0)" in errors["criteria"]["allOf"][0]["query"]
+    assert "observed > 5.0" in cost["criteria"]["allOf"][0]["query"]
+
+
+def test_what_azure_cannot_look_back_on_is_refused() -> None:
+    file = Project.model_validate(FILE | {"alerts": [{"on": ["cost > 90 USD/month"]}]})
+    with pytest.raises(Fixable, match="two days at most"):
+        alert_rules.arm_template(file)
