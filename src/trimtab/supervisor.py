@@ -284,8 +284,7 @@ def _start(fleet: _Fleet, version: ModelVersion) -> _Engine:
     log_file = settings.logs / f"engine-{version.version}.log"
     opened = engine.start(settings, version.spec, log_file, target, fleet.loaded.project.providers)
     try:
-        wait = GOLDEN_SECONDS if opened.child else HOSTED_SECONDS
-        ask.ask(opened.upstream, opened.template, [_golden(version)], parallel=1, timeout=wait, tries=1)
+        _prove(version, opened)
     except TrimtabError:
         opened.stop()
         raise
@@ -310,6 +309,16 @@ def _renew(fleet: _Fleet, running: _Engine) -> None:
     if key != upstream.api_key:
         running.engine.upstream = upstream.model_copy(update={"api_key": key})
         running.entity = running.entity.model_copy(update={"api_key": key})
+
+
+def _prove(version: ModelVersion, opened: engine.Engine) -> None:
+    """Ask the golden prompt, or an MLflow model's own example. Raises EngineError when there is no answer."""
+    if version.spec.base.format == "pyfunc" and opened.child is not None:
+        if (example := opened.child.ready.get("golden")) is not None:
+            ask.score(opened.upstream, example, GOLDEN_SECONDS)
+        return
+    wait = GOLDEN_SECONDS if opened.child else HOSTED_SECONDS
+    ask.ask(opened.upstream, opened.template, [_golden(version)], parallel=1, timeout=wait, tries=1)
 
 
 def _golden(version: ModelVersion) -> str:

@@ -28,9 +28,9 @@ from trimtab.gateway.shapes import (
     completions,
     embeddings,
     feedback,
-    invocations,
     predict,
     responses,
+    scoring,
 )
 from trimtab.store.journal import FeedbackFrame
 
@@ -61,9 +61,28 @@ async def _ask(read: Callable[[bytes], Asked], gateway: Gateway, exchange: Excha
     await question(gateway, exchange, request_id, read(exchange.body))
 
 
+async def _predict(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    read = scoring.predict if _scores(gateway) else predict.asked
+    await question(gateway, exchange, request_id, read(exchange.body))
+
+
+async def _invocations(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    await question(gateway, exchange, request_id, _rows(gateway, exchange))
+
+
+def _rows(gateway: Gateway, exchange: Exchange) -> Asked:
+    return scoring.asked(exchange.body, exchange.headers.get(b"content-type", b""), _scores(gateway))
+
+
+def _scores(gateway: Gateway) -> bool:
+    """Whether an MLflow model is served, and not a language model."""
+    snapshot = gateway.routes.snapshot
+    return snapshot is not None and snapshot.champion is not None and snapshot.champion.protocol == "mlflow"
+
+
 async def _endpoint(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     """Databricks' path of an endpoint: its name is the model's, whatever the body says."""
-    asked = invocations.asked(exchange.body)
+    asked = _rows(gateway, exchange)
     asked.named.model = unquote(exchange.path.split("/")[2])
     await question(gateway, exchange, request_id, asked)
 
@@ -158,8 +177,8 @@ _ACTIONS: dict[str, tuple[str, Action]] = {
     "/v1/completions": ("POST", partial(_ask, completions.asked)),
     "/v1/responses": ("POST", partial(_ask, responses.asked)),
     "/v1/embeddings": ("POST", partial(_ask, embeddings.asked)),
-    "/predict": ("POST", partial(_ask, predict.asked)),
-    "/invocations": ("POST", partial(_ask, invocations.asked)),
+    "/predict": ("POST", _predict),
+    "/invocations": ("POST", _invocations),
     # Databricks: OpenAI's clients have {host}/serving-endpoints as their base URL there.
     "/serving-endpoints/chat/completions": ("POST", partial(_ask, chat.asked)),
     "/serving-endpoints/completions": ("POST", partial(_ask, completions.asked)),

@@ -103,6 +103,8 @@ class _Need(NamedTuple):
 
 def _needs(entity: Entity, asked: Asked, size: int) -> _Need:
     """What a request needs on one version: its own text and the version's, as often as there are conversations."""
+    if asked.rows is not None:
+        return _Need(0, 0, 0)
     rows, template = max(1, len(asked.conversations)), entity.template
     text = size + rows * sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
     output = rows * (asked.sampling.get("n") or 1) * _longest(entity, asked)
@@ -115,8 +117,8 @@ def _needs(entity: Entity, asked: Asked, size: int) -> _Need:
 
 
 def _longest(entity: Entity, asked: Asked) -> int:
-    """Tokens of the longest answer: as the client limits it, else as the version does; an embedding has none."""
-    if asked.operation == "embeddings":
+    """Tokens of the longest answer: as the client limits it, else as the version does; vectors and rows have none."""
+    if asked.operation != "chat/completions":
         return 0
     for name in _OUTPUT_LIMITS:
         if (limit := asked.sampling.get(name)) is not None:

@@ -40,6 +40,7 @@ class Entity(msgspec.Struct, frozen=True):
     tls: bool = False
     path: str = "/v1"
     query: str = ""
+    protocol: Literal["openai", "mlflow"] = "openai"
     key_header: str = "authorization"
     connect_seconds: float = 5.0
     first_byte_seconds: float = 600.0

@@ -15,6 +15,8 @@ from pydantic_core import PydanticCustomError
 from trimtab.records import keys
 from trimtab.records.record import Record
 
+PYFUNC = "pyfunc:"
+"""How a base that is an MLflow model begins."""
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -109,13 +111,16 @@ class ModelSection(FileModel):
     """What answers: base, prompt, few-shot examples, decoding. Change any of it and it is a new version."""
 
     base: str
-    """smollm2-135m-instruct, gguf:PATH (relative to trimtab.yaml), echo (no model: for trying a set-up), or a hosted
-    model as PROVIDER:MODEL, e.g. openai:gpt-5-mini, azure:DEPLOYMENT; see `providers`."""
-    prompt: str
-    """File with the system prompt, relative to trimtab.yaml."""
+    """smollm2-135m-instruct, gguf:PATH (relative to trimtab.yaml), echo (no model: for trying a set-up), a hosted
+    model as PROVIDER:MODEL, e.g. openai:gpt-5-mini, azure:DEPLOYMENT (see `providers`), or any MLflow model, for
+    example of scikit-learn: pyfunc:models:/NAME@ALIAS, pyfunc:models:/NAME/VERSION or pyfunc:PATH."""
+    prompt: str | None = None
+    """File with the system prompt, relative to trimtab.yaml. Language models have one, pyfunc models none."""
     examples: str | None = None
     """JSON Lines file of few-shot examples, each {"input": …, "output": {…}}."""
     decoding: DecodingSection = DecodingSection()
+    allow_pickle: bool = False
+    """pyfunc:PATH only: the model may hold pickles, which run code when they are opened: for makers you trust."""
     price: PriceSection | None = None
     """What its tokens cost, e.g. of a machine of your own; null: the provider's list price, if it is known."""
 
@@ -123,8 +128,9 @@ class ModelSection(FileModel):
 class TaskSection(FileModel):
     """What an answer is."""
 
-    kind: Literal["classification", "chat"] = "classification"
-    """classification: the answer is one JSON line of labels. chat: free text, without labels or retraining."""
+    kind: Literal["classification", "chat", "scoring"] = "classification"
+    """classification: the answer is one JSON line of labels. chat: free text, without labels or retraining.
+    scoring: rows in, predictions out, by a pyfunc model."""
     labels: str | None = None
     """YAML file: each answer field with the list of values it may take."""
 
