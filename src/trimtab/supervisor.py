@@ -121,13 +121,19 @@ def _fallback(settings: Settings, loaded: Loaded, control: Control) -> tuple[int
 
 
 def _shadow(settings: Settings, loaded: Loaded, control: Control) -> int | None:
-    """The version that `endpoint.shadow` names. Raises Fixable when it is not registered."""
+    """The version that `endpoint.shadow` names. Raises Fixable when it is not registered, or has no price and a cap."""
     section = loaded.project.endpoint.shadow
     if section is None:
         return None
     if section.base is not None:
-        return registry.register_on(settings, loaded, control, section.base, "shadow of trimtab.yaml").version
-    return registry.get(control, loaded.project.name, section.version or 0).version
+        version = registry.register_on(settings, loaded, control, section.base, "shadow of trimtab.yaml")
+    else:
+        version = registry.get(control, loaded.project.name, section.version or 0)
+    base = version.spec.base.name
+    if section.usd_per_day is not None and prices.of(base, loaded.project.model) is None:
+        fix = "limit it by requests_per_day and tokens_per_day"
+        raise Fixable(f"endpoint.shadow.usd_per_day: what {base} costs is not known", fix)
+    return version.version
 
 
 def _key_args(settings: Settings, loaded: Loaded) -> list[str]:

@@ -33,10 +33,10 @@ from trimtab.gateway.meter import Meter
 from trimtab.gateway.pool import Pool
 from trimtab.gateway.routes import Entity, Route, RoutesFile, Snapshot
 from trimtab.gateway.server import Exchange
-from trimtab.gateway.shadow import Shadows
+from trimtab.gateway.shadow import Shadows, Spent
 from trimtab.gateway.shapes import Asked, Completion, Fault
 from trimtab.gateway.upstream import EngineConnection, EngineGone
-from trimtab.providers import retry_after
+from trimtab.providers import prices, retry_after
 from trimtab.store.journal import Attempt, Closed, Journal, Opened
 
 FAN_OUT = 8
@@ -102,6 +102,8 @@ class Row:
     """When the last attempt began."""
     shadow_of: str | None = None
     admitted: limits.Admitted = limits.NOTHING
+    lost: limits.Lost = limits.NONE_LOST
+    """What attempts that failed used all the same."""
 
 
 def follow(gateway: Gateway) -> None:
@@ -209,6 +211,8 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
         gateway.pool.release(connection)
         if row.first_byte is None:
             row.engine_seconds += time.perf_counter() - begun
+        if not exchange.started:  # it may be asked again
+            row.lost, row.usage = limits.lose(row.lost, [relay.usage], entity), stream.Usage()
     if not relay.done or not exchange.started:
         raise EngineGone(f"the engine at {entity.address} ended its answer early")
     sent, last = b"".join(row.sent), relay.last()
@@ -221,7 +225,12 @@ async def _ask(gateway: Gateway, row: Row, request: bytes, fresh: bool) -> Compl
     connection = await gateway.pool.acquire(row.entity, fresh)
     try:
         await _send(connection, row, request)
-        return shapes.completion(await connection.body(), row.asked.operation)
+        body = await connection.body()
+        try:
+            return shapes.completion(body, row.asked.operation)
+        except Fault:
+            row.lost = limits.lose(row.lost, [stream.reported(body)], row.entity)
+            raise
     finally:
         gateway.pool.release(connection)
 
@@ -239,8 +248,11 @@ async def _ask_all(gateway: Gateway, row: Row, requests: list[bytes], fresh: boo
         async with asyncio.TaskGroup() as group:
             for _ in range(min(FAN_OUT, len(requests))):
                 group.create_task(work())
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    except BaseException as failures:
+        row.lost = limits.lose(row.lost, [one.usage for one in answers.values()], row.entity)
+        if isinstance(failures, ExceptionGroup):
+            raise failures.exceptions[0] from None
+        raise
     return [answers[index] for index in range(len(requests))]
 
 
@@ -253,6 +265,7 @@ async def _send(connection: EngineConnection, row: Row, request: bytes) -> None:
         said = await connection.body()
         if key := row.entity.api_key.encode():
             said = said.replace(key, b"[key]")  # before it is shortened
+        row.lost = limits.lose(row.lost, [stream.reported(said)], row.entity)
         fault = shapes.engine_fault(status, said)
         fault.retry_after = retry_after.seconds_of(connection.retry_after())
         raise fault
@@ -265,8 +278,8 @@ def _relayed(relay: stream.Relay, data: bytes) -> bytes:
         raise Fault(502, "engine_error", f"the engine failed in mid-answer: {error}") from error
 
 
-async def _copy(gateway: Gateway, row: Row, entity: Entity) -> int:
-    """Put a request that was answered to another version, for a row of its own; returns the tokens it took."""
+async def _copy(gateway: Gateway, row: Row, entity: Entity) -> Spent:
+    """Put a request that was answered to another version, for a row of its own; returns what that took."""
     opened = msgspec.structs.replace(
         row.opened,
         request_id=secrets.token_hex(16),
@@ -283,9 +296,11 @@ async def _copy(gateway: Gateway, row: Row, entity: Entity) -> int:
     try:
         gateway.journal.opened(opened)
     except OSError:
-        return 0
+        return Spent()
     await _answered(gateway, copy, _whole)
-    return (copy.usage.prompt_tokens or 0) + (copy.usage.completion_tokens or 0)
+    cost = 0 if entity.price is None else prices.cost(copy.usage, entity.price)
+    tokens = (copy.usage.prompt_tokens or 0) + (copy.usage.completion_tokens or 0)
+    return Spent(tokens + copy.lost.tokens, cost + copy.lost.nano_usd)
 
 
 # Choosing
@@ -414,7 +429,7 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
     if row.tried and outcome == "ok":
         row.tried.append(Attempt(row.entity.upstream, 200, "ok", round((now - row.attempted) * 1000)))
-    cost = limits.settle(gateway.ledger, row.admitted, row.usage, row.entity, outcome, bool(row.sent))
+    cost = limits.settle(gateway.ledger, row.admitted, row.usage, row.entity, outcome, bool(row.sent), row.lost)
     as_opened = msgspec.structs.asdict(row.opened)
     frame = Closed(
         **as_opened | {"model": row.entity.model, "version": row.entity.version, "route": row.route},

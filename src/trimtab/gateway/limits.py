@@ -40,6 +40,14 @@ class Admitted(NamedTuple):
     headers: bytes = b""
 
 
+class Lost(NamedTuple):
+    """What attempts used that led to no answer, where the provider said so."""
+
+    tokens: int = 0
+    nano_usd: int = 0
+
+
+NONE_LOST = Lost()
 NOTHING = Admitted()
 """Nobody's request, for which nothing is reserved."""
 
@@ -76,17 +84,28 @@ def settle(
     entity: Entity,
     outcome: Literal["ok", "error", "timeout", "cancelled", "aborted"],
     sent: bool,
+    lost: Lost = NONE_LOST,
 ) -> int | None:
     """Put what an answer used in the place of what was reserved. Returns what it cost (nano-USD), None without a price.
 
     An engine that was stopped in mid-answer has not said how long the prompt was: then the estimate counts. One that
-    failed before it said anything costs nothing.
+    failed before it said anything costs nothing; what it reported to have used before it failed (`lost`) is charged.
     """
     if usage.prompt_tokens is None and (sent or outcome in ("timeout", "cancelled", "aborted")):
         usage = Usage(admitted.prompt, usage.completion_tokens)
     nano_usd = None if entity.price is None else cost(usage, entity.price)
-    release(ledger, admitted, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), nano_usd or 0)
+    if lost.nano_usd:
+        nano_usd = (nano_usd or 0) + lost.nano_usd
+    tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) + lost.tokens
+    release(ledger, admitted, tokens, nano_usd or 0)
     return nano_usd
+
+
+def lose(lost: Lost, usages: list[Usage], entity: Entity) -> Lost:
+    """Add what an attempt used that failed."""
+    tokens = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in usages)
+    nano_usd = 0 if entity.price is None else sum(cost(one, entity.price) for one in usages)
+    return Lost(lost.tokens + tokens, lost.nano_usd + nano_usd) if tokens else lost
 
 
 def release(ledger: Ledger | None, admitted: Admitted, tokens: int = 0, nano_usd: int = 0) -> None:

@@ -65,6 +65,7 @@ class Shadow(msgspec.Struct, frozen=True):
     percent: float = 5.0
     requests_per_day: int = 1000
     tokens_per_day: int = 1_000_000
+    usd_per_day: float | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -321,6 +321,8 @@ class ShadowSection(FileModel):
     """Copies in a day (UTC), at most."""
     tokens_per_day: int = Field(default=1_000_000, ge=1)
     """Tokens of copies in a day (UTC), input and output: no copy starts beyond it."""
+    usd_per_day: float | None = Field(default=None, gt=0, le=1_000_000)
+    """What copies may cost in a day (UTC), in USD: no copy starts beyond it. The version needs a price."""
 
 
 class EndpointSection(FileModel):
