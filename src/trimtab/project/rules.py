@@ -77,17 +77,20 @@ def _base(reading: Reading, project: Project, loc: Loc, base: str) -> None:
 def _providers(reading: Reading, project: Project) -> None:
     for name, provider in project.providers.items():
         loc: Loc = ("providers", name)
-        keys = [field for field in ("key_env", "token_file", "token_command") if getattr(provider, field)]
+        ways = ("key_env", "token_file", "token_command", "credential")
+        keys = [field for field in ways if getattr(provider, field)]
         if name in ("gguf", "pyfunc", "models", "echo", *NOT_YET):
             reading.fault(loc, f"{name} is not free as the name of a provider", "choose another name")
         if len(keys) > 1:
-            fix = "keep one of key_env, token_file, token_command"
+            fix = "keep one of key_env, token_file, token_command, credential"
             reading.fault((*loc, keys[1]), f"says a second time where the key comes from, after {keys[0]}", fix)
         host = re.sub(r"^https?://|[:/].*$", "", provider.base_url)
         if keys and provider.base_url.startswith("http://") and host not in ("127.0.0.1", "localhost"):
             reading.fault((*loc, "base_url"), "would send the key in the clear", "write https://, or remove the key")
         if provider.api_version is not None and (provider.kind or name) != "azure":
             reading.fault((*loc, "api_version"), "is Azure's", "remove it, or set kind: azure")
+        if provider.credential is not None and (provider.kind or name) != "azure":
+            reading.fault((*loc, "credential"), "is Azure's", "use token_command, or set kind: azure")
 
 
 def _endpoint(reading: Reading, project: Project) -> None:

@@ -298,6 +298,9 @@ class ProviderSection(FileModel):
         examples=[["az", "account", "get-access-token", "--resource", "https://cognitiveservices.azure.com"]],
     )
     """Command that prints a bearer token, plain or as JSON (accessToken, access_token); run again before it expires."""
+    credential: Literal["entra"] | None = None
+    """entra: log in as azure-identity's DefaultAzureCredential does: AZURE_CLIENT_ID, AZURE_TENANT_ID and
+    AZURE_CLIENT_SECRET, workload or managed identity, `az login`. Azure OpenAI only."""
     connect_seconds: float = Field(default=5.0, gt=0, le=60)
     """Longest wait for a connection."""
     first_byte_seconds: float = Field(default=60.0, gt=0, le=600)
