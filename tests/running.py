@@ -29,7 +29,8 @@ MODEL = "desk"
 class Desk:
     """The echo project of `place`, served."""
 
-    def __init__(self, settings: Settings, loaded: Loaded) -> None:
+    def __init__(self, settings: Settings, loaded: Loaded, ask: dict[str, Any] | None = None) -> None:
+        self.question = ask or {"input": "are you there?"}
         self.settings, self.loaded, self.control = settings, loaded, Control(settings)
         self.url = settings.gateway_url
         self.up: subprocess.Popen[bytes]
@@ -56,7 +57,7 @@ class Desk:
     def answers(self) -> bool:
         """Whether a question is answered right now."""
         try:
-            return self.ask("are you there?", "probe").status_code == 200
+            return httpx.post(f"{self.url}/predict", json=self.question, timeout=30).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -81,14 +82,14 @@ class Desk:
 
 
 @contextmanager
-def desk(folder: Path, file: str = place.FILE) -> Iterator[Desk]:
+def desk(folder: Path, file: str = place.FILE, ask: dict[str, Any] | None = None) -> Iterator[Desk]:
     """A desk that runs; at the end it is stopped and must have ended well."""
     ports = {"TRIMTAB_PORT": str(place.free_port()), "TRIMTAB_DASHBOARD_PORT": str(place.free_port())}
     os.environ |= ports
     try:
         place.make(folder)
         (folder / "trimtab.yaml").write_text(file)
-        served = Desk(place.settings.load(folder), place.project.load(folder))
+        served = Desk(place.settings.load(folder), place.project.load(folder), ask)
         served.start()
         try:
             yield served

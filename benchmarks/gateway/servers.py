@@ -125,7 +125,7 @@ def mock(folder: Path) -> Server:
 SECRET = "tt-" + "0b" * 6 + "-" + "5e" * 24
 
 
-def _trimtab(name: str, upstream: str, folder: Path, champion: dict[str, Any], more: dict[str, Any]) -> Server:
+def gateway(name: str, upstream: str, folder: Path, champion: dict[str, Any], more: dict[str, Any]) -> Server:
     """One gateway that asks for a key. `champion` is added to its route, `more` to the key."""
     entity = {"model": "mock", "version": 1, "address": upstream, "template": {}} | champion
     routes: dict[str, Any] = {"model": "mock", "revision": "1", "champion": entity}
@@ -152,7 +152,7 @@ def _trimtab(name: str, upstream: str, folder: Path, champion: dict[str, Any], m
 
 def trimtab_relay(upstream: str, folder: Path) -> Server:
     """A key, one version, the journal: nothing is added to what the client said."""
-    return _trimtab("trimtab relay", upstream, folder, {}, {})
+    return gateway("trimtab relay", upstream, folder, {}, {})
 
 
 def trimtab_full(upstream: str, folder: Path) -> Server:
@@ -162,7 +162,7 @@ def trimtab_full(upstream: str, folder: Path) -> Server:
     price = {"input": 100, "cached_input": 10, "cache_write": 120, "output": 400}
     champion = {"template": {"messages": prompt, "params": {"temperature": 0, "max_tokens": 64}}, "price": price}
     limits = {"requests": {"count": 10**9, "seconds": 60}, "budgets": [{"nano_usd": 10**18, "per": "day"}]}
-    return _trimtab("trimtab full", upstream, folder, champion, limits)
+    return gateway("trimtab full", upstream, folder, champion, limits)
 
 
 # Peers

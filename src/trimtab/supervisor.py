@@ -124,13 +124,19 @@ def _fallback(settings: Settings, loaded: Loaded, control: Control) -> tuple[int
 
 
 def _shadow(settings: Settings, loaded: Loaded, control: Control) -> int | None:
-    """The version that `endpoint.shadow` names. Raises Fixable when it is not registered."""
+    """The version that `endpoint.shadow` names. Raises Fixable when it is not registered, or has no price and a cap."""
     section = loaded.project.endpoint.shadow
     if section is None:
         return None
     if section.base is not None:
-        return registry.register_on(settings, loaded, control, section.base, "shadow of trimtab.yaml").version
-    return registry.get(control, loaded.project.name, section.version or 0).version
+        version = registry.register_on(settings, loaded, control, section.base, "shadow of trimtab.yaml")
+    else:
+        version = registry.get(control, loaded.project.name, section.version or 0)
+    base = version.spec.base.name
+    if section.usd_per_day is not None and prices.of(base, loaded.project.model) is None:
+        fix = "limit it by requests_per_day and tokens_per_day"
+        raise Fixable(f"endpoint.shadow.usd_per_day: what {base} costs is not known", fix)
+    return version.version
 
 
 def _key_args(settings: Settings, loaded: Loaded) -> list[str]:
@@ -320,8 +326,7 @@ def _start(fleet: _Fleet, version: ModelVersion) -> _Engine:
     log_file = settings.logs / f"engine-{version.version}.log"
     opened = engine.start(settings, version.spec, log_file, target, fleet.loaded.project.providers)
     try:
-        wait = GOLDEN_SECONDS if opened.child else HOSTED_SECONDS
-        ask.ask(opened.upstream, opened.template, [_golden(version)], parallel=1, timeout=wait, tries=1)
+        _prove(version, opened)
     except TrimtabError:
         opened.stop()
         raise
@@ -346,6 +351,16 @@ def _renew(fleet: _Fleet, running: _Engine) -> None:
     if key != upstream.api_key:
         running.engine.upstream = upstream.model_copy(update={"api_key": key})
         running.entity = running.entity.model_copy(update={"api_key": key})
+
+
+def _prove(version: ModelVersion, opened: engine.Engine) -> None:
+    """Ask the golden prompt, or an MLflow model's own example. Raises EngineError when there is no answer."""
+    if version.spec.base.format == "pyfunc" and opened.child is not None:
+        if (example := opened.child.ready.get("golden")) is not None:
+            ask.score(opened.upstream, example, GOLDEN_SECONDS)
+        return
+    wait = GOLDEN_SECONDS if opened.child else HOSTED_SECONDS
+    ask.ask(opened.upstream, opened.template, [_golden(version)], parallel=1, timeout=wait, tries=1)
 
 
 def _golden(version: ModelVersion) -> str:

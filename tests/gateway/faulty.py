@@ -14,8 +14,9 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Deed = str | tuple[int, dict[str, str], str]
-"""ok, hang, reset, cut (a stream after its first event), early (a stream before it); or status, headers, message."""
+Deed = str | tuple[int, dict[str, str], str] | tuple[int, dict[str, str], str, dict[str, int]]
+"""ok, odd (tokens, and no answer), hang, reset, cut (a stream after its first event), early (a stream before it); or
+status, headers, message and perhaps tokens."""
 
 
 @dataclass
@@ -67,7 +68,8 @@ class Faulty:
             self.free.wait()
             deed = "ok"
         if isinstance(deed, tuple):
-            _send(handler, deed[0], deed[1], {"error": {"message": deed[2]}})
+            usage = {"usage": deed[3]} if len(deed) == 4 else {}
+            _send(handler, deed[0], deed[1], {"error": {"message": deed[2]}} | usage)
         elif deed == "reset":
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             handler.connection.close()
@@ -77,7 +79,8 @@ class Faulty:
         else:
             message = {"role": "assistant", "content": "fine"}
             usage = {"prompt_tokens": 3, "completion_tokens": 1}
-            _send(handler, 200, {}, {"choices": [{"index": 0, "message": message}], "usage": usage})
+            choices = [{"index": 0, "message": message}] if deed == "ok" else []
+            _send(handler, 200, {}, {"choices": choices, "usage": usage})
 
 
 def _send(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: dict[str, Any]) -> None:

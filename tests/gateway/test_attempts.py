@@ -16,6 +16,7 @@ from faulty import Deed, Faulty, hosted
 from gateway_place import Place, chat, until
 
 BUSY: Deed = (503, {}, "no capacity")
+PRICE = {"input": 2, "cached_input": 1, "cache_write": 2, "output": 4}
 Serve = Callable[..., Faulty]
 
 
@@ -212,7 +213,7 @@ def test_shadow_traffic_is_recorded_by_itself_within_its_budget_and_nobody_waits
     place: Place, serve: Serve
 ) -> None:
     champion, shadow = serve(), serve("hang", "hang")
-    limits = {"percent": 100, "requests_per_day": 2, "tokens_per_day": 1000}
+    limits = {"percent": 100, "requests_per_day": 2, "tokens_per_day": 1000, "usd_per_day": 1}
     place.route(hosted(champion), shadow=hosted(shadow, 9), endpoint={"shadow": limits})
     gateway = place.gateway()
     said = [ask(place) for _ in range(4)]
@@ -229,9 +230,50 @@ def test_shadow_traffic_is_recorded_by_itself_within_its_budget_and_nobody_waits
     ask(place)
     again.stop()
     spent = next(place.journal.glob("shadow-*.spent")).read_bytes()
-    counts = list(struct.iter_unpack("<II", spent))
-    assert (sum(requests for requests, _ in counts), sum(tokens for _, tokens in counts)) == (2, 8)
+    assert [sum(column) for column in zip(*struct.iter_unpack("<IIQ", spent), strict=True)] == [2, 8, 0]
     assert len(shadow.heard) == 2
+
+
+def test_no_copy_starts_beyond_what_copies_may_cost_in_a_day(place: Place, serve: Serve) -> None:
+    shadow = serve()
+    limits = {"percent": 100, "usd_per_day": 13e-9}  # a copy costs 3 x 2 + 1 x 4 nano-USD
+    place.route(hosted(serve()), shadow=hosted(shadow, 9, price=PRICE), endpoint={"shadow": limits})
+    place.gateway()
+    for copies in (1, 2, 2):
+        ask(place)
+        until(lambda copies=copies: sum(row.route == "shadow" for row in place.closed().values()) == copies)
+        time.sleep(0.05)  # the sum is written behind the row
+    assert [row.cost_nano_usd for row in place.closed().values() if row.route == "shadow"] == [10, 10]
+    assert len(shadow.heard) == 2
+
+
+@pytest.mark.parametrize("lost", ["odd", (500, {}, "it broke", {"prompt_tokens": 3, "completion_tokens": 1})])
+def test_tokens_of_an_attempt_that_failed_are_charged_at_the_price_of_who_used_them(
+    place: Place, serve: Serve, lost: Deed
+) -> None:
+    dear = {name: 1000 * price for name, price in PRICE.items()}
+    broken = serve(then=lost)
+    place.route(
+        hosted(broken, price=dear),
+        fallback=[hosted(serve(), 2, price=PRICE)],
+        endpoint={"attempts": 2, "backoff": 0.01},
+    )
+    place.gateway()
+    said = ask(place)
+    assert said.status_code == 200, said.text
+    row = place.closed()[said.headers["x-request-id"]]
+    assert (row.version, row.outcome, row.input_tokens, row.output_tokens) == (2, "ok", 3, 1)
+    assert row.cost_nano_usd == 2 * 10_000 + 10
+
+
+def test_rows_of_a_batch_that_were_answered_before_one_failed_are_charged(place: Place, serve: Serve) -> None:
+    provider = serve("ok", BUSY)
+    place.route(hosted(provider, price=PRICE), endpoint={"attempts": 2, "backoff": 0.01, "concurrency": 1})
+    place.gateway()
+    said = httpx.post(f"{place.url}/invocations", json={"inputs": ["a", "b"]}, timeout=60)
+    assert said.json() == {"predictions": ["fine", "fine"]}
+    row = place.closed()[said.headers["x-request-id"]]
+    assert (row.input_tokens, row.cost_nano_usd) == (6, 30)  # two answers, and one that nobody saw
 
 
 def test_attempts_reach_the_inference_table(place: Place, serve: Serve) -> None:

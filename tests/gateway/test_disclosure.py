@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from gateway_place import Place, chat, entity, until
 
-from trimtab.records.project import DisclosureSection
+from trimtab.records.endpoint import DisclosureSection
 
 SECTION = DisclosureSection.model_validate(
     {

@@ -77,7 +77,7 @@ def test_a_row_is_a_span_with_the_names_of_the_conventions_and_none_of_its_words
     assert one.start_time_unix_nano == 1_790_000_000_000 * 1_000_000
     assert named(one.attributes) == {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "trimtab",
+        "gen_ai.provider.name": "azure.ai.openai",
         "gen_ai.request.model": "desk",
         "gen_ai.response.model": "desk/3",
         "gen_ai.usage.input_tokens": 7,

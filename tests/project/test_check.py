@@ -125,3 +125,36 @@ def test_a_fault_never_shows_the_path_of_a_webhook(tmp_path: Path) -> None:
     (fault,) = project.check(written(tmp_path, {"alerts": alerts}), TODAY)
     assert "hooks.example.com" in str(fault)
     assert not any(secret in str(vars(fault)) + str(fault) for secret in ("SECRET", "pw@"))
+
+
+ROWS = {
+    "model": "model: {base: 'pyfunc:models:/iris@champion'}",
+    "task": "task: {kind: scoring}",
+    **dict.fromkeys(("monitor", "alerts", "retrain", "gates"), ""),
+}
+
+
+def test_a_model_of_rows_needs_no_prompt_and_the_check_says_whom_to_trust(tmp_path: Path) -> None:
+    (warning,) = project.check(written(tmp_path, ROWS), TODAY)
+    assert (warning.severity, warning.field) == ("warning", "model.base")
+    assert "trust" in warning.fix
+    assert project.load(tmp_path).prompt.system == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"model": "model: {base: 'pyfunc:models:/iris/3', prompt: prompt.md}"}, "model.prompt"),
+        ({"task": SECTIONS["task"]}, "task.kind"),
+        ({"monitor": "monitor: {input_drift: {}}"}, "monitor.input_drift"),
+        ({"endpoint": "endpoint: {fallback: [echo]}"}, "endpoint.fallback[0]"),
+        ({"endpoint": "endpoint: {auth: keys, budget: 1 USD/day}"}, "endpoint.budget"),
+        ({"model": "model: {base: echo, prompt: prompt.md}"}, "task.kind"),
+        ({"model": "model: {base: 'models:/iris@champion'}"}, "model.base"),
+    ],
+)
+def test_what_is_about_texts_does_not_go_with_a_model_of_rows(
+    changed: dict[str, str], field: str, tmp_path: Path
+) -> None:
+    errors = [fault for fault in project.check(written(tmp_path, ROWS | changed), TODAY) if fault.severity == "error"]
+    assert field in [fault.field for fault in errors]

@@ -15,7 +15,8 @@ from emulator import KEY, Emulator, emulator
 from trimtab import settings
 from trimtab.errors import EngineError, Fixable
 from trimtab.providers import ask, engine, openai
-from trimtab.records.project import LocalTarget, ProviderSection
+from trimtab.records.endpoint import ProviderSection
+from trimtab.records.project import LocalTarget
 from trimtab.records.registry import Decoding, Prompt, VersionSpec, Weights
 
 AZURE_V1 = {"base_url": "https://here.openai.azure.com/openai/v1", "kind": "azure"}

@@ -12,8 +12,8 @@ import pytest
 from trimtab import settings
 from trimtab.errors import Fixable
 from trimtab.records import keys as records
+from trimtab.records.endpoint import EndpointSection
 from trimtab.records.keys import Budget, LiveKey, Rate
-from trimtab.records.project import EndpointSection
 from trimtab.store import keys
 from trimtab.store.control import Control
 

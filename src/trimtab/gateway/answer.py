@@ -27,8 +27,10 @@ from trimtab.gateway.deadline import until
 from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.routes import Entity, Route
 from trimtab.gateway.rows import Gateway, Row
+from trimtab.gateway.shadow import Spent
 from trimtab.gateway.shapes import Asked, Fault
 from trimtab.gateway.upstream import EngineGone
+from trimtab.providers import prices
 from trimtab.store.journal import Opened
 
 CANCELLED_STATUS = 499
@@ -188,8 +190,8 @@ def _offer_shadow(row: Row) -> None:
         row.gateway.shadows.offer(limit, lambda: _copy(row, shadow))
 
 
-async def _copy(row: Row, entity: Entity) -> int:
-    """Put a request that was answered to another version, for a row of its own; returns the tokens it took."""
+async def _copy(row: Row, entity: Entity) -> Spent:
+    """Put a request that was answered to another version, for a row of its own; returns what that took."""
     gateway = row.gateway
     opened = msgspec.structs.replace(
         row.opened,
@@ -207,9 +209,11 @@ async def _copy(row: Row, entity: Entity) -> int:
     try:
         gateway.journal.opened(opened)
     except OSError:
-        return 0
+        return Spent()
     await _answered(copy)
-    return (copy.usage.prompt_tokens or 0) + (copy.usage.completion_tokens or 0)
+    cost = 0 if entity.price is None else prices.cost(copy.usage, entity.price)
+    tokens = (copy.usage.prompt_tokens or 0) + (copy.usage.completion_tokens or 0)
+    return Spent(tokens + copy.lost.tokens, cost + copy.lost.nano_usd)
 
 
 # Choosing

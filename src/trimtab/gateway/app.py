@@ -29,9 +29,9 @@ from trimtab.gateway.shapes import (
     completions,
     embeddings,
     feedback,
-    invocations,
     predict,
     responses,
+    scoring,
 )
 from trimtab.store.journal import FeedbackFrame
 
@@ -85,9 +85,27 @@ def _ask(read: Callable[[bytes], Asked], gateway: Gateway, exchange: Exchange, r
     question(gateway, exchange, exchange.head.known.caller, request_id, read(exchange.body))
 
 
+def _predict(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    _ask(scoring.predict if _scores(gateway) else predict.asked, gateway, exchange, request_id)
+
+
+def _invocations(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
+    question(gateway, exchange, exchange.head.known.caller, request_id, _rows(gateway, exchange))
+
+
+def _rows(gateway: Gateway, exchange: Exchange) -> Asked:
+    return scoring.asked(exchange.body, exchange.headers.get(b"content-type", b""), _scores(gateway))
+
+
+def _scores(gateway: Gateway) -> bool:
+    """Whether an MLflow model is served, and not a language model."""
+    snapshot = gateway.routes.snapshot
+    return snapshot is not None and snapshot.champion is not None and snapshot.champion.protocol == "mlflow"
+
+
 def _endpoint(gateway: Gateway, exchange: Exchange, request_id: str) -> None:
     """Databricks' path of an endpoint: its name is the model's, whatever the body says."""
-    asked = invocations.asked(exchange.body)
+    asked = _rows(gateway, exchange)
     asked.named.model = unquote(exchange.path.split("/")[2])
     question(gateway, exchange, exchange.head.known.caller, request_id, asked)
 
@@ -182,8 +200,8 @@ _ACTIONS: dict[str, tuple[str, Action]] = {
     "/v1/completions": ("POST", partial(_ask, completions.asked)),
     "/v1/responses": ("POST", partial(_ask, responses.asked)),
     "/v1/embeddings": ("POST", partial(_ask, embeddings.asked)),
-    "/predict": ("POST", partial(_ask, predict.asked)),
-    "/invocations": ("POST", partial(_ask, invocations.asked)),
+    "/predict": ("POST", _predict),
+    "/invocations": ("POST", _invocations),
     # Databricks: OpenAI's clients have {host}/serving-endpoints as their base URL there.
     "/serving-endpoints/chat/completions": ("POST", partial(_ask, chat.asked)),
     "/serving-endpoints/completions": ("POST", partial(_ask, completions.asked)),

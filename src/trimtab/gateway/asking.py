@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from trimtab.gateway import deadline, rows, shapes, stream, upstream
+from trimtab.gateway import deadline, limits, rows, shapes, stream, upstream
 from trimtab.gateway.rows import Row
 from trimtab.gateway.shapes import Completion, Fault
 from trimtab.gateway.upstream import UNLIMITED, EngineConnection, EngineGone
@@ -59,6 +59,8 @@ def let_go(row: Row) -> None:
 def _end(row: Row, error: Exception | None) -> None:
     ended = row.ended
     let_go(row)
+    if error is not None and row.relay is not None and not row.exchange.started:  # it may be asked again
+        row.lost = limits.lose(row.lost, [row.relay.usage], row.entity)
     if ended is not None:
         ended(row, error)
 
@@ -84,7 +86,12 @@ def _answer(row: Row, connection: EngineConnection) -> Completion:
         raise connection.gone()
     if connection.status != 200:
         raise _refusal(row, connection)
-    return shapes.completion(connection.take(), row.asked.operation)
+    body = connection.take()
+    try:
+        return shapes.completion(body, row.asked.operation)
+    except Fault:
+        row.lost = limits.lose(row.lost, [stream.reported(body)], row.entity)
+        raise
 
 
 def reply(row: Row, answers: list[Completion]) -> None:
@@ -166,6 +173,7 @@ def _refusal(row: Row, connection: EngineConnection) -> Fault:
     said = connection.take()
     if key := row.entity.api_key.encode():
         said = said.replace(key, b"[key]")  # before it is shortened
+    row.lost = limits.lose(row.lost, [stream.reported(said)], row.entity)
     fault = shapes.engine_fault(connection.status, said)
     fault.retry_after = retry_after.seconds_of(connection.retry_after())
     return fault
@@ -187,8 +195,11 @@ async def ask_all(row: Row, fresh: bool) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(FAN_OUT, len(row.asked.conversations))):
                 group.create_task(work())
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    except BaseException as failures:
+        row.lost = limits.lose(row.lost, [one.usage for one in answers.values()], row.entity)
+        if isinstance(failures, ExceptionGroup):
+            raise failures.exceptions[0] from None
+        raise
     finally:
         row.engine_seconds += time.perf_counter() - row.began
     reply(row, [answers[index] for index in range(len(answers))])

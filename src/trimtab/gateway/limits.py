@@ -39,6 +39,14 @@ class Admitted(NamedTuple):
     headers: bytes = b""
 
 
+class Lost(NamedTuple):
+    """What attempts used that led to no answer, where the provider said so."""
+
+    tokens: int = 0
+    nano_usd: int = 0
+
+
+NONE_LOST = Lost()
 NOTHING = Admitted()
 """Nobody's request, for which nothing is reserved."""
 
@@ -50,6 +58,8 @@ def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Sn
         return Admitted(key, prompt=len(exchange.body) // BYTES_A_TOKEN)
     prompt = tokens = nano_usd = 0
     size, conversations, output = len(exchange.body), len(asked.conversations) or 1, _output(asked)
+    if asked.rows is not None:  # for a model that has no tokens
+        size, conversations, entities = 0, 0, []
     for entity in entities:  # whichever will answer
         text = size + conversations * entity.prompt_bytes
         answer = conversations * output[0] * _longest(entity, output[1])
@@ -80,17 +90,28 @@ def settle(
     entity: Entity,
     outcome: Literal["ok", "error", "timeout", "cancelled", "aborted"],
     sent: bool,
+    lost: Lost = NONE_LOST,
 ) -> int | None:
     """Put what an answer used in the place of what was reserved. Returns what it cost (nano-USD), None without a price.
 
     An engine that was stopped in mid-answer has not said how long the prompt was: then the estimate counts. One that
-    failed before it said anything costs nothing.
+    failed before it said anything costs nothing; what it reported to have used before it failed (`lost`) is charged.
     """
     if usage.prompt_tokens is None and (sent or outcome in ("timeout", "cancelled", "aborted")):
         usage = Usage(admitted.prompt, usage.completion_tokens)
     nano_usd = None if entity.price is None else cost(usage, entity.price)
-    release(ledger, admitted, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), nano_usd or 0)
+    if lost.nano_usd:
+        nano_usd = (nano_usd or 0) + lost.nano_usd
+    tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) + lost.tokens
+    release(ledger, admitted, tokens, nano_usd or 0)
     return nano_usd
+
+
+def lose(lost: Lost, usages: list[Usage], entity: Entity) -> Lost:
+    """Add what an attempt used that failed."""
+    tokens = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in usages)
+    nano_usd = 0 if entity.price is None else sum(cost(one, entity.price) for one in usages)
+    return Lost(lost.tokens + tokens, lost.nano_usd + nano_usd) if tokens else lost
 
 
 def release(ledger: Ledger | None, admitted: Admitted, tokens: int = 0, nano_usd: int = 0) -> None:
@@ -100,8 +121,9 @@ def release(ledger: Ledger | None, admitted: Admitted, tokens: int = 0, nano_usd
 
 
 def _output(asked: Asked) -> tuple[int, int | None]:
-    """How many answers a conversation gets, and how many tokens each may have as the client says; none is a vector."""
-    if asked.operation == "embeddings":
+    """How many answers a conversation gets, and how many tokens each may have as the client says; vectors and rows have
+    none."""
+    if asked.operation != "chat/completions":
         return 0, 0
     sampling = asked.sampling
     said = (sampling[name] for name in OUTPUT_LIMITS if sampling.get(name) is not None)

@@ -47,6 +47,7 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
     tls: bool = False
     path: str = "/v1"
     query: str = ""
+    protocol: Literal["openai", "mlflow"] = "openai"
     key_header: str = "authorization"
     connect_seconds: float = 5.0
     first_byte_seconds: float = 600.0
@@ -104,6 +105,7 @@ class Shadow(msgspec.Struct, frozen=True):
     percent: float = 5.0
     requests_per_day: int = 1000
     tokens_per_day: int = 1_000_000
+    usd_per_day: float | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):

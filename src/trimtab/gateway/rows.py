@@ -68,6 +68,8 @@ class Row:
     trace: bytes = b""
     """Header lines for the engine: the trace that the request belongs to."""
     admitted: limits.Admitted = limits.NOTHING
+    lost: limits.Lost = limits.NONE_LOST
+    """What attempts that failed used all the same."""
     shadow_of: str | None = None
     attempts: int = 0
     began: float = 0.0
@@ -131,7 +133,7 @@ def close(row: Row, status: int, outcome: Outcome, response: bytes) -> None:
     first_byte = now if row.first_byte is None and outcome == "ok" else row.first_byte
     if row.tried and outcome == "ok":
         row.tried.append(Attempt(entity.upstream, 200, "ok", round((now - row.began) * 1000)))
-    cost = limits.settle(gateway.ledger, row.admitted, usage, entity, outcome, bool(row.sent))
+    cost = limits.settle(gateway.ledger, row.admitted, usage, entity, outcome, bool(row.sent), row.lost)
     frame = Closed(
         opened.request_id,
         opened.client_request_id,

@@ -15,13 +15,22 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from trimtab.gateway.routes import Shadow
+from trimtab.providers.prices import NANO
 
 IN_FLIGHT = 4
 """Copies in progress at once, for each worker."""
 
-_SPENT = struct.Struct("<II")  # requests, tokens
+_SPENT = struct.Struct("<IIQ")  # requests, tokens, nano-USD
+
+
+class Spent(NamedTuple):
+    """What a copy took."""
+
+    tokens: int = 0
+    nano_usd: int = 0
 
 
 class Shadows:
@@ -31,17 +40,19 @@ class Shadows:
         self._folder = folder
         self._tasks: set[asyncio.Task[None]] = set()
         self._day, self._fd, self._read = "", -1, 0
-        self._requests = self._tokens = 0
+        self._requests = self._tokens = self._nano_usd = 0
 
-    def offer(self, limits: Shadow, copy: Callable[[], Awaitable[int]]) -> None:
-        """Perhaps start a copy; `copy` returns the tokens it took. When it is not this request's turn, costs a draw."""
+    def offer(self, limits: Shadow, copy: Callable[[], Awaitable[Spent]]) -> None:
+        """Perhaps start a copy; `copy` returns what it took. When it is not this request's turn, costs a draw."""
         if random.random() * 100 >= limits.percent or len(self._tasks) >= IN_FLIGHT:  # noqa: S311 (a sample)
             return
         with suppress(OSError):  # what cannot be counted is not spent
             self._look()
             if self._requests >= limits.requests_per_day or self._tokens >= limits.tokens_per_day:
                 return
-            self._spend(1, 0)
+            if limits.usd_per_day is not None and self._nano_usd >= limits.usd_per_day * NANO:
+                return
+            self._spend(1, Spent())
             task = asyncio.get_running_loop().create_task(self._run(copy))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -55,13 +66,13 @@ class Shadows:
             os.close(self._fd)
             self._fd = -1
 
-    async def _run(self, copy: Callable[[], Awaitable[int]]) -> None:
-        tokens = await copy()
+    async def _run(self, copy: Callable[[], Awaitable[Spent]]) -> None:
+        spent = await copy()
         with suppress(OSError):
-            self._spend(0, tokens)
+            self._spend(0, spent)
 
-    def _spend(self, requests: int, tokens: int) -> None:
-        os.write(self._fd, _SPENT.pack(requests, min(tokens, 2**32 - 1)))
+    def _spend(self, requests: int, spent: Spent) -> None:
+        os.write(self._fd, _SPENT.pack(requests, min(spent.tokens, 2**32 - 1), min(spent.nano_usd, 2**64 - 1)))
 
     def _look(self) -> None:
         """Read what all workers have spent today since the last look."""
@@ -69,12 +80,14 @@ class Shadows:
         if day != self._day:
             if self._fd >= 0:
                 os.close(self._fd)
-            path = self._folder / f"shadow-{day}.spent"
+            path = self._folder / f"shadow-usd-{day}.spent"
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._day, self._read, self._requests, self._tokens = day, 0, 0, 0
+            self._day, self._read = day, 0
+            self._requests = self._tokens = self._nano_usd = 0
         data = os.pread(self._fd, 2**24, self._read)
         whole = len(data) - len(data) % _SPENT.size
-        for requests, tokens in _SPENT.iter_unpack(data[:whole]):
+        for requests, tokens, nano_usd in _SPENT.iter_unpack(data[:whole]):
             self._requests += requests
             self._tokens += tokens
+            self._nano_usd += nano_usd
         self._read += whole

@@ -72,6 +72,20 @@ def total(usages: list[Usage]) -> Usage:
     return whole
 
 
+class _Reported(msgspec.Struct):
+    usage: Usage = msgspec.field(default_factory=Usage)
+
+
+_REPORTED = msgspec.json.Decoder(_Reported)
+
+
+def reported(body: bytes) -> Usage:
+    """What an answer says of its tokens, though the rest of it may be of no use."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        return _REPORTED.decode(body).usage
+    return Usage()
+
+
 class Piece(msgspec.Struct):
     """A part of content that came as a list: Databricks sends thinking models' answers so."""
 

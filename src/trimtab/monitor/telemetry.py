@@ -44,14 +44,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from trimtab import trace_context
+from trimtab.records.registry import ModelVersion, Weights
 from trimtab.settings import Settings
+from trimtab.store.control import Control
 from trimtab.store.lake import Lake
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 500
 """Rows of one request to the collector, at most."""
-PROVIDER = "trimtab"
+_NAMES = {"azure": "azure.ai.openai", "pyfunc": "mlflow"}
+"""What the conventions call a provider, by what a version's base begins with; other names stand as they are."""
 _OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 _COLUMNS = [
     *("row", "databricks_request_id", "request_time", "execution_duration_ms", "time_to_first_byte_ms"),
@@ -101,7 +104,8 @@ class Export:
     """The export of one project. Call `send` from one thread; `close` may come from another."""
 
     def __init__(self, settings: Settings) -> None:
-        self._lake, self._file = Lake(settings), settings.telemetry_file
+        self._lake, self._file, self._control = Lake(settings), settings.telemetry_file, Control(settings)
+        self._providers: dict[str, str] = {}
         self._position = self._read()
         self._resource = _resource()
         self._spans = OTLPSpanExporter() if trace_context.exported("TRACES") else None
@@ -123,6 +127,17 @@ class Export:
             if not self._send_metrics(first, last):
                 break
 
+    def _rows(self, first: int, last: int) -> list[Row]:
+        """Rows, each with the name of the provider that answered; a version nobody registered has none of its own."""
+        rows = self._lake.sample(first, last, _COLUMNS).to_dicts()
+        for row in rows:
+            key = f"{row['model_name']}/{row['model_version']}"
+            if key not in self._providers:
+                version = self._control.get("version", key, ModelVersion)
+                self._providers[key] = provider_name(version.spec.base) if version else "trimtab"
+            row["provider"] = self._providers[key]
+        return rows
+
     def close(self) -> None:
         """Give up what is being sent; it is sent at the next start."""
         for exporter in (self._spans, self._metrics):
@@ -131,7 +146,7 @@ class Export:
 
     def _send_spans(self, first: int, last: int) -> bool:
         assert self._spans is not None  # noqa: S101 (there are no batches without it)
-        rows = self._lake.sample(first, last, _COLUMNS).to_dicts()
+        rows = self._rows(first, last)
         spans = [span(row, self._resource, self._scope) for row in rows if sampled(row, self._sampler)]
         if spans and not self._said("spans", self._spans.export(spans) is SpanExportResult.SUCCESS, first):
             return False
@@ -141,7 +156,7 @@ class Export:
 
     def _send_metrics(self, first: int, last: int) -> bool:
         assert self._metrics is not None  # noqa: S101 (there are no batches without it)
-        rows = self._lake.sample(first, last, _COLUMNS).to_dicts()
+        rows = self._rows(first, last)
         totals = folded(self._position.totals, rows)
         data = _metrics_data(totals, self._position.since, time.time_ns(), self._resource, self._scope)
         if not self._said("metrics", self._metrics.export(data) is MetricExportResult.SUCCESS, first):
@@ -178,6 +193,15 @@ class Export:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._file)
+
+
+def provider_name(base: Weights) -> str:
+    """`gen_ai.provider.name` of a version's base: openai, azure.ai.openai, llama_cpp, mlflow, echo, or as its section
+    of trimtab.yaml is called."""
+    if base.format == "gguf":
+        return "llama_cpp"
+    name = base.name.partition(":")[0]
+    return _NAMES.get(name, name)
 
 
 def span(row: Row, resource: Resource, scope: InstrumentationScope) -> ReadableSpan:
@@ -242,7 +266,7 @@ def _identity(row: Row) -> dict[str, Any]:
     """What spans and metrics have in common; few values, whatever callers send."""
     identity = {
         "gen_ai.operation.name": _operation(row),
-        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.provider.name": row["provider"],
         "gen_ai.request.model": row["model_name"],
         "gen_ai.response.model": f"{row['model_name']}/{row['model_version']}",
     }

@@ -110,7 +110,7 @@ def _recent(control: Control, kind: str, type_: type[R], prefix: str) -> Sequenc
 
 
 def _look_at_window(
-    project: Project, threshold: Threshold, version: ModelVersion, control: Control, lake: Lake, now: datetime
+    project: Project, threshold: Threshold, version: ModelVersion, control: Control, lake: AnyLake, now: datetime
 ) -> None:
     """Hold the newest window that is over against a threshold, once. Windows begin at whole multiples of their length.
 

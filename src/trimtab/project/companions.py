@@ -8,7 +8,7 @@ from typing import Any
 
 from trimtab.errors import ConfigError
 from trimtab.project.reading import Document, Loc, Reading, shown, suggestion
-from trimtab.records.project import Project
+from trimtab.records.project import PYFUNC, Project
 from trimtab.records.registry import Example, LabelSet, Prompt
 
 KIND: Loc = ("task", "kind")
@@ -38,6 +38,10 @@ def labels(reading: Reading, project: Project) -> LabelSet | None:
 
 def prompt(reading: Reading, project: Project, label_set: LabelSet | None) -> Prompt:
     """The system text and the examples; what is wrong is left out."""
+    if project.model.prompt is None:
+        if not project.model.base.startswith(PYFUNC):
+            reading.fault(PROMPT, "missing", "add `prompt: …`, a file that says what the model is to do")
+        return Prompt(system="")
     system = "" if reading.is_broken(PROMPT) else reading.text(PROMPT, project.model.prompt)
     if system is not None and not system.strip():
         reading.fault(PROMPT, f"{project.model.prompt} is empty", "write what the model is to do")

@@ -13,15 +13,15 @@ from apscheduler.triggers.cron import CronTrigger
 
 from trimtab.project.companions import KIND, LABELS, SWAPS
 from trimtab.project.reading import Loc, Reading, shown, suggestion
-from trimtab.records.project import MONITORS, Project
+from trimtab.records.project import MONITORS, PYFUNC, Project
 from trimtab.records.registry import LabelSet
 
 SERVED = ("smollm2-135m-instruct", "echo")
-"""Bases that this release serves by name; gguf:PATH and PROVIDER:MODEL are the other ways."""
+"""Bases that this release serves by name; gguf:PATH, pyfunc:… and PROVIDER:MODEL are the other ways."""
 
 PROVIDERS: Loc = ("providers",)
 
-NOT_YET = {"hf": "Hugging Face", "models": "MLflow"}
+NOT_YET = {"hf": "Hugging Face"}
 """Schemes of bases that are known and not served."""
 
 WITHOUT_SECTION = {
@@ -38,6 +38,7 @@ def look(
     """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
     _providers(reading, project)
     _base(reading, project, ("model", "base"), project.model.base)
+    _scoring(reading, project)
     _endpoint(reading, project)
     _limits(reading, project)
     _labels(reading, project)
@@ -49,11 +50,15 @@ def look(
 
 def _base(reading: Reading, project: Project, loc: Loc, base: str) -> None:
     scheme, colon, rest = base.partition(":")
-    choices = "smollm2-135m-instruct, gguf:PATH, PROVIDER:MODEL or echo"
+    choices = "smollm2-135m-instruct, gguf:PATH, PROVIDER:MODEL, pyfunc:MODEL or echo"
     if base in SERVED:
         return
     if colon and scheme == "gguf":
         _gguf(reading, loc, rest)
+    elif base.startswith(PYFUNC):
+        _pyfunc(reading, loc, rest)
+    elif scheme == "models":
+        reading.fault(loc, f"{shown(base)} names no base", f"write pyfunc:{base} for a registered MLflow model")
     elif colon and project.provider(base) is not None:
         if not re.fullmatch(r"[^\s?#]+", rest):
             reading.fault(loc, f"{shown(base)} names no model", f"write {scheme}:MODEL")
@@ -64,7 +69,7 @@ def _base(reading: Reading, project: Project, loc: Loc, base: str) -> None:
         fix = f"add `providers: {{{scheme}: {{{WITHOUT_SECTION[scheme]}}}}}`"
         reading.fault(loc, f"there is no provider {scheme} in this file", fix, needs=[PROVIDERS])
     else:
-        schemes = [f"{name}:" for name in ("gguf", "openai", *WITHOUT_SECTION, *project.providers, *NOT_YET)]
+        schemes = [f"{name}:" for name in ("gguf", "pyfunc", "openai", *WITHOUT_SECTION, *project.providers, *NOT_YET)]
         near = suggestion(f"{scheme}:" if colon else base, schemes if colon else SERVED)
         reading.fault(loc, f"unknown base {shown(base)}", f"{near}use {choices}", needs=[PROVIDERS])
 
@@ -72,17 +77,20 @@ def _base(reading: Reading, project: Project, loc: Loc, base: str) -> None:
 def _providers(reading: Reading, project: Project) -> None:
     for name, provider in project.providers.items():
         loc: Loc = ("providers", name)
-        keys = [field for field in ("key_env", "token_file", "token_command") if getattr(provider, field)]
-        if name in ("gguf", "echo", *NOT_YET):
+        ways = ("key_env", "token_file", "token_command", "credential")
+        keys = [field for field in ways if getattr(provider, field)]
+        if name in ("gguf", "pyfunc", "models", "echo", *NOT_YET):
             reading.fault(loc, f"{name} is not free as the name of a provider", "choose another name")
         if len(keys) > 1:
-            fix = "keep one of key_env, token_file, token_command"
+            fix = "keep one of key_env, token_file, token_command, credential"
             reading.fault((*loc, keys[1]), f"says a second time where the key comes from, after {keys[0]}", fix)
         host = re.sub(r"^https?://|[:/].*$", "", provider.base_url)
         if keys and provider.base_url.startswith("http://") and host not in ("127.0.0.1", "localhost"):
             reading.fault((*loc, "base_url"), "would send the key in the clear", "write https://, or remove the key")
         if provider.api_version is not None and (provider.kind or name) != "azure":
             reading.fault((*loc, "api_version"), "is Azure's", "remove it, or set kind: azure")
+        if provider.credential is not None and (provider.kind or name) != "azure":
+            reading.fault((*loc, "credential"), "is Azure's", "use token_command, or set kind: azure")
 
 
 def _endpoint(reading: Reading, project: Project) -> None:
@@ -112,6 +120,42 @@ def _gguf(reading: Reading, loc: Loc, name: str) -> None:
         reading.fault(loc, f"{shown(name)} is not a GGUF file", "name a model converted for llama.cpp, *.gguf")
 
 
+def _pyfunc(reading: Reading, loc: Loc, rest: str) -> None:
+    if rest.startswith("models:/"):
+        if not re.fullmatch(r"models:/[^/@]+(@[^/@]+|/[0-9]+)", rest):
+            fix = "write pyfunc:models:/NAME@ALIAS or pyfunc:models:/NAME/VERSION"
+            reading.fault(loc, f"{shown(rest)} names no model version", fix)
+            return
+    elif not (reading.home / rest / "MLmodel").is_file():
+        fix = "give the folder that holds the file MLmodel (relative to trimtab.yaml), or pyfunc:models:/NAME@ALIAS"
+        reading.fault(loc, f"there is no MLflow model at {shown(rest)}", fix)
+        return
+    message = "an MLflow model is code, and may hold a pickle: it runs with your rights"
+    reading.fault(loc, message, "name only models whose makers you trust", severity="warning")
+
+
+def _scoring(reading: Reading, project: Project) -> None:
+    """A pyfunc model scores rows; what is about texts and prompts has no meaning there, and the other way round."""
+    rows, kind = project.model.base.startswith(PYFUNC), project.task.kind
+    if rows != (kind == "scoring"):
+        message = f"{kind} is not what {shown(project.model.base)} does"
+        fix = "write task: {kind: scoring}" if rows else "write classification or chat, or a base pyfunc:…"
+        reading.fault(KIND, message, fix, needs=[("model", "base")])
+    for name in ("prompt", "examples", "decoding", "price"):
+        if rows and name in project.model.model_fields_set:
+            reading.fault(("model", name), "is a language model's, and a pyfunc model scores rows", "remove it")
+    if rows and project.monitor.input_drift is not None:
+        reading.fault(("monitor", "input_drift"), "watches texts, and a pyfunc model takes rows", "remove it")
+    others = enumerate(project.endpoint.fallback)
+    named: list[tuple[Loc, str]] = [(("endpoint", "fallback", index), base) for index, base in others]
+    if project.endpoint.shadow is not None and project.endpoint.shadow.base is not None:
+        named.append((("endpoint", "shadow", "base"), project.endpoint.shadow.base))
+    for loc, base in named:
+        if base.startswith(PYFUNC) != rows:
+            what = "takes rows" if not rows else "takes texts"
+            reading.fault(loc, f"{shown(base)} {what}, and the model does not", "name a base of the same kind")
+
+
 def _limits(reading: Reading, project: Project) -> None:
     """Limits are those of keys, and money can only be counted where there is a price."""
     endpoint = project.endpoint
@@ -121,6 +165,8 @@ def _limits(reading: Reading, project: Project) -> None:
             reading.fault(("endpoint", name), message, fix, needs=[("endpoint", "auth")])
     if endpoint.budget is not None and _unpriced(project):
         message, fix = "needs a price, and this model has none", "add model.price, in USD per million tokens"
+        if project.model.base.startswith(PYFUNC):
+            message, fix = "is for tokens, and a pyfunc model has none", "remove it; a rate_limit counts requests"
         reading.fault(("endpoint", "budget"), message, fix, needs=[("model", "price"), ("model", "base")])
 
 
@@ -136,7 +182,9 @@ def _labels(reading: Reading, project: Project) -> None:
         message = "is missing: a classification has a list of values"
         reading.fault(LABELS, message, "add `labels: labels.yaml`, or set kind: chat", needs=[KIND])
     if not classification and named:
-        reading.fault(LABELS, "a chat has no labels", "remove it, or set kind: classification", needs=[KIND])
+        reading.fault(
+            LABELS, f"a {project.task.kind} has no labels", "remove it, or set kind: classification", needs=[KIND]
+        )
     if classification and named:
         return
     need = "needs labels, and the task has none"

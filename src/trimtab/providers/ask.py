@@ -66,14 +66,27 @@ def ask(
         return list(pool.map(one, texts))
 
 
+def score(upstream: Upstream, body: dict[str, Any], timeout: float = 120.0) -> bytes:
+    """The answer of an MLflow model's engine to one request of the scoring protocol. Raises EngineError."""
+    try:
+        status, _, data = _send(upstream, "/invocations", body, timeout)
+    except (OSError, http.client.HTTPException) as error:
+        raise EngineError(f"the engine at {upstream.address} did not answer: {error!r}") from error
+    if status != 200:
+        raise EngineError(f"the engine at {upstream.address} answered {status}: {data[:300].decode(errors='replace')}")
+    return data
+
+
 def busy(address: str, key: str) -> bool:
-    """Whether an engine is decoding right now; False when it does not say or does not answer."""
+    """Whether an engine is at work right now; False when it does not say or is gone. One that is too busy to say is."""
     try:
         connection = http.client.HTTPConnection(address, timeout=5)
         connection.request("GET", "/slots", headers={"authorization": f"Bearer {key}"})
         response = connection.getresponse()
         slots = json.loads(response.read()) if response.status == 200 else []
         return any(slot.get("is_processing") for slot in slots)
+    except TimeoutError:
+        return True
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
@@ -82,7 +95,7 @@ def _post(upstream: Upstream, body: dict[str, Any], timeout: float, tries: int) 
     where = upstream.name or f"the engine at {upstream.address}"
     for attempt in range(tries):
         try:
-            status, header, data = _send(upstream, body, timeout)
+            status, header, data = _send(upstream, "/chat/completions", body, timeout)
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"{where} did not answer: {error!r}") from error
         if status == 200:
@@ -95,7 +108,7 @@ def _post(upstream: Upstream, body: dict[str, Any], timeout: float, tries: int) 
     raise AssertionError("the last try returns or raises")
 
 
-def _send(upstream: Upstream, body: dict[str, Any], timeout: float) -> tuple[int, str | None, bytes]:
+def _send(upstream: Upstream, operation: str, body: dict[str, Any], timeout: float) -> tuple[int, str | None, bytes]:
     if upstream.tls:
         context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(upstream.address, timeout=timeout, context=context)
@@ -106,7 +119,7 @@ def _send(upstream: Upstream, body: dict[str, Any], timeout: float) -> tuple[int
         if upstream.api_key:
             bearer = "Bearer " if upstream.key_header == "authorization" else ""
             headers[upstream.key_header] = bearer + upstream.api_key
-        path = f"{upstream.path}/chat/completions{upstream.query}"
+        path = f"{upstream.path}{operation}{upstream.query}"
         connection.request("POST", path, json.dumps(body), headers)
         response = connection.getresponse()
         return response.status, response.headers.get("retry-after"), response.read()

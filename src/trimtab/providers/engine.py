@@ -8,9 +8,10 @@ from typing import Any
 
 from trimtab import processes
 from trimtab.errors import Fixable
-from trimtab.providers import llama_cpp, openai
+from trimtab.providers import llama_cpp, openai, pyfunc
+from trimtab.records.endpoint import KNOWN_PROVIDERS, ProviderSection
 from trimtab.records.gateway import Upstream
-from trimtab.records.project import KNOWN_PROVIDERS, LocalTarget, ProviderSection
+from trimtab.records.project import LocalTarget
 from trimtab.records.registry import VersionSpec
 from trimtab.settings import Settings
 
@@ -45,6 +46,10 @@ def start(
 
     Raises EngineError when an engine does not come up, Fixable or Corrupt when weights, provider or key are missing.
     """
+    if spec.base.format == "pyfunc":
+        child, key = pyfunc.start(settings, spec, target, log)
+        upstream = Upstream(address=child.ready["address"], api_key=key, path="", protocol="mlflow")
+        return Engine(upstream, {"messages": [], "params": {}}, child)
     template = llama_cpp.request_template(spec)
     if spec.base.format != "hosted":
         child, key = llama_cpp.start(settings, spec, target, log)

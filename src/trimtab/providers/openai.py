@@ -12,14 +12,15 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from trimtab.errors import Fixable
+from trimtab.records.endpoint import ProviderSection
 from trimtab.records.gateway import Upstream
-from trimtab.records.project import ProviderSection
 from trimtab.records.registry import VersionSpec
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,18 @@ RETRY_SECONDS = 30.0
 """After a command that failed, the next try."""
 COMMAND_SECONDS = 30.0
 """Longest run of a token command."""
+ENTRA = (
+    sys.executable,
+    "-c",
+    """
+import os
+from azure.identity import DefaultAzureCredential
+own = "AZURE_AUTHORITY_HOST" in os.environ  # a cloud of its own is not known to the public one
+credential = DefaultAzureCredential(disable_instance_discovery=own)
+print(credential.get_token("https://cognitiveservices.azure.com/.default").token)
+""",
+)
+"""The token command of `credential: entra`: azure-identity stays out of this process, which does not need it else."""
 
 _tokens: dict[tuple[str, ...], tuple[str, float]] = {}  # command -> token, and the time from which to run it again
 
@@ -90,7 +103,10 @@ def key(name: str, provider: ProviderSection, root: Path) -> str:
             reason = f"{name}: cannot read {provider.token_file}: {error.strerror}"
             raise Fixable(reason, f"correct providers.{where}.token_file") from error
     elif provider.token_command:
-        found = _token(name, provider.token_command)
+        found = _token(name, provider.token_command, f"run it by hand: {' '.join(provider.token_command)}")
+    elif provider.credential == "entra":
+        fix = "pip install azure-identity, then `az login` or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+        found = _token(name, ENTRA, fix)
     else:
         return ""
     if not found.isascii() or not found.isprintable() or " " in found:
@@ -98,7 +114,7 @@ def key(name: str, provider: ProviderSection, root: Path) -> str:
     return found
 
 
-def _token(name: str, command: tuple[str, ...]) -> str:
+def _token(name: str, command: tuple[str, ...], fix: str) -> str:
     """A command's token, kept until shortly before it expires. One that fails leaves the old token in place."""
     kept = _tokens.get(command)
     if kept is not None and time.time() < kept[1]:
@@ -109,7 +125,7 @@ def _token(name: str, command: tuple[str, ...]) -> str:
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = f"{name}: the token command {command[0]} failed ({type(error).__name__})"  # its output may be a secret
         if kept is None:
-            raise Fixable(reason, f"run it by hand: {' '.join(command)}") from error
+            raise Fixable(reason, fix) from error
         log.warning("%s; the last token stays in use", reason)
         token, until = kept[0], time.time() + RETRY_SECONDS
     else:

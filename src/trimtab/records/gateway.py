@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trimtab.records.project import EndpointSection
+from trimtab.records.endpoint import EndpointSection
 from trimtab.records.record import Record
 
 
 class Upstream(Record):
-    """A server of chat completions: an engine of ours on loopback, or a provider's."""
+    """A server of chat completions, or of MLflow's scoring protocol: an engine of ours on loopback, or a provider's."""
 
     address: str
     """host:port."""
@@ -26,6 +26,8 @@ class Upstream(Record):
     """What stands before /chat/completions."""
     query: str = ""
     """What stands behind the path, e.g. ?api-version=2024-10-21."""
+    protocol: Literal["openai", "mlflow"] = "openai"
+    """openai: conversations at /chat/completions. mlflow: rows at /invocations."""
     key_header: Literal["authorization", "api-key"] = "authorization"
     """authorization carries the key as a bearer token."""
     connect_seconds: float = 5.0

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from trimtab.records import keys
 from trimtab.records.databricks import DatabricksTarget
+from trimtab.records.endpoint import KNOWN_PROVIDERS, EndpointSection, ProviderSection
 from trimtab.records.erasure import SubjectField
 from trimtab.records.file_model import FileModel
 from trimtab.records.file_model import refused as _refused
@@ -20,6 +20,8 @@ from trimtab.records.threshold import Threshold, threshold
 
 MONITORS = ("input_drift", "quality")
 """What an alert can be on besides thresholds."""
+PYFUNC = "pyfunc:"
+"""How a base that is an MLflow model begins."""
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -60,22 +62,6 @@ def _growing(steps: tuple[str, ...]) -> tuple[str, ...]:
     if not shares or shares[-1] != 100:
         raise _refused("the last step is not 100%", fix)
     return steps
-
-
-def _rate(value: str) -> str:
-    try:
-        keys.rate(value)
-    except ValueError as error:
-        raise _refused(str(error), "write it like 600/min or 100k/min") from None
-    return value
-
-
-def _budget(value: str) -> str:
-    try:
-        keys.budget(value)
-    except ValueError as error:
-        raise _refused(str(error), "write it like 50 USD/day") from None
-    return value
 
 
 def _price(value: float) -> float:
@@ -127,15 +113,18 @@ class ModelSection(FileModel):
     """What answers: base, prompt, few-shot examples, decoding. Change any of it and it is a new version."""
 
     base: str
-    """smollm2-135m-instruct, gguf:PATH (relative to trimtab.yaml), echo (no model: for trying a set-up), or a hosted
-    model as PROVIDER:MODEL, e.g. openai:gpt-5-mini, azure:DEPLOYMENT; see `providers`."""
-    prompt: str
-    """File with the system prompt, relative to trimtab.yaml."""
+    """smollm2-135m-instruct, gguf:PATH (relative to trimtab.yaml), echo (no model: for trying a set-up), a hosted
+    model as PROVIDER:MODEL, e.g. openai:gpt-5-mini, azure:DEPLOYMENT (see `providers`), or any MLflow model, for
+    example of scikit-learn: pyfunc:models:/NAME@ALIAS, pyfunc:models:/NAME/VERSION or pyfunc:PATH."""
+    prompt: str | None = None
+    """File with the system prompt, relative to trimtab.yaml. Language models have one, pyfunc models none."""
     examples: str | None = None
     """JSON Lines file of few-shot examples, each {"input": …, "output": {…}}."""
     decoding: DecodingSection = DecodingSection()
     masks: tuple[MaskSection, ...] = ()
     """Identity masking, part of the version: answers cannot depend on these words (`trimtab fairness mitigate`)."""
+    allow_pickle: bool = False
+    """pyfunc:PATH only: the model may hold pickles, which run code when they are opened: for makers you trust."""
     price: PriceSection | None = None
     """What its tokens cost, e.g. of a machine of your own; null: the provider's list price, if it is known."""
 
@@ -143,8 +132,9 @@ class ModelSection(FileModel):
 class TaskSection(FileModel):
     """What an answer is."""
 
-    kind: Literal["classification", "chat"] = "classification"
-    """classification: the answer is one JSON line of labels. chat: free text, without labels or retraining."""
+    kind: Literal["classification", "chat", "scoring"] = "classification"
+    """classification: the answer is one JSON line of labels. chat: free text, without labels or retraining.
+    scoring: rows in, predictions out, by a pyfunc model."""
     labels: str | None = None
     """YAML file: each answer field with the list of values it may take."""
 
@@ -388,118 +378,6 @@ class EvidenceSection(FileModel):
     """rewrite: erasing rewrites the tables. subject_keys: payloads are also encrypted under a key for each subject, so
     that destroying it reaches backups; other readers of the Delta table then see ciphertext."""
     retention: RetentionSection = RetentionSection()
-
-
-class ProviderSection(FileModel):
-    """A server that speaks OpenAI's chat completions: OpenAI, Azure OpenAI, Databricks model serving, vLLM, another."""
-
-    base_url: str = Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", examples=["https://api.openai.com/v1"])
-    """What stands before /chat/completions. Azure: https://NAME.openai.azure.com/openai/v1; with api_version (classic):
-    https://NAME.openai.azure.com. Databricks: https://WORKSPACE/serving-endpoints."""
-    kind: Literal["openai", "azure"] | None = None
-    """azure: a key travels in the header api-key, and an api_version means deployment paths. Default: azure for the
-    provider called azure, else openai."""
-    api_version: str | None = Field(default=None, pattern=r"^[0-9A-Za-z.-]+$", examples=["2024-10-21"])
-    """Azure only. Given: the classic paths /openai/deployments/DEPLOYMENT?api-version=…"""
-    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["OPENAI_API_KEY"])
-    """Environment variable that holds the API key. The key itself never stands in this file."""
-    token_file: str | None = None
-    """File that holds a bearer token (Entra, Databricks OAuth), relative to trimtab.yaml; read again all the time."""
-    token_command: tuple[str, ...] | None = Field(
-        default=None,
-        examples=[["az", "account", "get-access-token", "--resource", "https://cognitiveservices.azure.com"]],
-    )
-    """Command that prints a bearer token, plain or as JSON (accessToken, access_token); run again before it expires."""
-    connect_seconds: float = Field(default=5.0, gt=0, le=60)
-    """Longest wait for a connection."""
-    first_byte_seconds: float = Field(default=60.0, gt=0, le=600)
-    """Longest wait for the first byte of an answer."""
-
-
-KNOWN_PROVIDERS = {"openai": ProviderSection(base_url="https://api.openai.com/v1", key_env="OPENAI_API_KEY")}
-"""Providers that need no section."""
-
-
-class ShadowSection(FileModel):
-    """Copies of requests to another version, after the caller was answered; the caller never sees the answers."""
-
-    base: str | None = None
-    """Another base, under this file's prompt, e.g. openai:gpt-5-mini; or"""
-    version: int | None = Field(default=None, ge=1)
-    """a registered version."""
-    percent: float = Field(default=5.0, gt=0, le=100)
-    """Share of the requests, drawn at random."""
-    requests_per_day: int = Field(default=1000, ge=1)
-    """Copies in a day (UTC), at most."""
-    tokens_per_day: int = Field(default=1_000_000, ge=1)
-    """Tokens of copies in a day (UTC), input and output: no copy starts beyond it."""
-
-
-class RouteDisclosure(FileModel):
-    """What the answers of one path say of themselves."""
-
-    mode: Literal["machine-generated", "ai-originated", "ai-modified", "off"] = "machine-generated"
-    """machine-generated: no person looks at an answer before it is used; ai-originated: one does; off: no header."""
-    notice: Annotated[str, Field(pattern=r"^https?://[^\s<>]+$", examples=["https://example.org/ai-notice"])] | None = (
-        None
-    )
-    """Page that tells people what they deal with; sent as a Link (describedby)."""
-
-    def header(self, model: str) -> str:
-        """The value of AI-Disclosure (draft-abaris-aicdh-01, an RFC 9651 dictionary); empty when off."""
-        return "" if self.mode == "off" else f'mode={self.mode}, model="{model}"'
-
-    def lines(self, model: str) -> str:
-        """Header lines, each with its end."""
-        link = f'link: <{self.notice}>; rel="describedby"\r\n' if self.notice else ""
-        return f"ai-disclosure: {self.header(model)}\r\n{link}" if self.mode != "off" else link
-
-
-class DisclosureSection(RouteDisclosure):
-    """What answers say of themselves: that a machine made them, and where people read more."""
-
-    routes: dict[Annotated[str, Field(pattern=r"^/\S*$")], RouteDisclosure] = Field(default={})
-    """Paths that say something else, e.g. {/predict: {mode: ai-originated}}."""
-
-    def by_path(self, model: str) -> dict[str, str]:
-        """Header lines by path; under the empty path those of every other one."""
-        return {"": self.lines(model)} | {path: route.lines(model) for path, route in self.routes.items()}
-
-
-class EndpointSection(FileModel):
-    """Who may ask and how much; how requests reach the models: what is tried, how often, how many at once."""
-
-    workers: int = Field(default=1, ge=1, le=64)
-    """Gateway processes that share the port; one for each core that clients keep busy."""
-    auth: Literal["none", "keys"] = "none"
-    """none: anybody who reaches the port; only for this machine. keys: who has an API key (`trimtab keys create`)."""
-    rate_limit: Annotated[str, AfterValidator(_rate)] | None = None
-    """Requests of each key that has no limit of its own, e.g. 600/min."""
-    budget: Annotated[str, AfterValidator(_budget)] | None = None
-    """Money that each key without a budget of its own may spend, e.g. 50 USD/day: hour, day or month, in UTC."""
-    deadline: float = Field(default=60.0, gt=0, le=3600)
-    """Seconds for one answer, all attempts and waits included."""
-    attempts: int = Field(default=2, ge=1, le=10)
-    """Attempts at each model before the next one of `fallback`, or an error."""
-    backoff: float = Field(default=0.2, gt=0, le=60)
-    """Seconds before the second attempt; doubles with each further one, and is drawn between half and all of it."""
-    max_wait: float = Field(default=10.0, ge=0, le=600)
-    """Longest wait for a Retry-After, in seconds; one that asks for more is not waited for."""
-    fallback: tuple[str, ...] = ()
-    """Bases to ask, in order, when the champion does not answer; each is registered as a version under this file's
-    prompt. A canary has no fallback: its failures are evidence."""
-    breaker_failures: int = Field(default=5, ge=1)
-    """Failures in a row after which a model is not asked for a while."""
-    breaker_seconds: float = Field(default=10.0, gt=0, le=3600)
-    """How long it is not asked; then one request tries."""
-    concurrency: int = Field(default=256, ge=1)
-    """Requests at one model at once, for each worker of the gateway."""
-    queue: int = Field(default=256, ge=0)
-    """Requests that may wait for their turn; the next one is refused with 429 and Retry-After."""
-    shadow: ShadowSection | None = None
-    """A share of requests copied to another version."""
-    disclosure: DisclosureSection = DisclosureSection()
-    """The header that says a machine answered."""
 
 
 class LocalTarget(FileModel):

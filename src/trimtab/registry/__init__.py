@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import Fixable
 from trimtab.project import Loaded
-from trimtab.providers import weights
-from trimtab.records.project import Project
+from trimtab.providers import pyfunc, weights
+from trimtab.records.project import PYFUNC, Project
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionSpec, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
+from trimtab.registry import mlflow_model
 from trimtab.responsible import identities
 from trimtab.settings import Settings
 from trimtab.store import artifacts
@@ -38,6 +39,9 @@ def base_weights(settings: Settings, project: Project, base: str) -> Weights:
     """A base that trimtab.yaml names, fetched and checked. Raises Fixable for one that cannot be served here."""
     if base == "echo":
         return Weights(name=base, sha256="", format="echo")
+    if base.startswith(PYFUNC):
+        allow_pickle, client = project.model.allow_pickle, client_of(settings)
+        return mlflow_model.take_in(client, settings.blobs, settings.root, base, allow_pickle)
     if ":" in base and project.provider(base) is not None:
         return Weights(name=base, sha256="", format="hosted")
     if base.startswith("gguf:"):
@@ -102,6 +106,7 @@ def register(
     lineage = {
         "trimtab.spec_hash": spec.hash,
         "trimtab.config_hash": config_hash,
+        "trimtab.base": spec.base.name,
         "trimtab.base_sha256": spec.base.sha256,
         "trimtab.data_hash": dataset.hash if dataset else "",
         "trimtab.parent_version": str(parent or ""),
@@ -216,9 +221,13 @@ def _log_version(
     for when, loss in losses.items():
         if loss is not None:
             client.log_metric(run_id, f"train/loss_{when}", loss)
-    info = _log_model(settings, spec, run_id)
+    if spec.base.format == "pyfunc":
+        source, model_id = _copy_model(client, settings, spec, run_id), None
+    else:
+        info = _log_model(settings, spec, run_id)
+        source, model_id = info.model_uri, info.model_id
     version = client.create_model_version(
-        spec.model, source=info.model_uri, run_id=run_id, tags=lineage, description=note, model_id=info.model_id
+        spec.model, source=source, run_id=run_id, tags=lineage, description=note, model_id=model_id
     )
     client.set_terminated(run_id)
     return int(version.version), run_id
@@ -264,6 +273,12 @@ def _params(spec: VersionSpec, dataset: DatasetVersion | None, training: Trainin
         params |= {f"{training.method}.{name}": value for name, value in training.params.items()}
         params |= {"steps": training.steps}
     return params
+
+
+def _copy_model(client: MlflowClient, settings: Settings, spec: VersionSpec, run_id: str) -> str:
+    """Put an MLflow model that somebody else logged into a version's run, as it is; returns where."""
+    client.log_artifacts(run_id, str(pyfunc.unpacked(settings, spec.base.sha256)), "model")
+    return f"{client.get_run(run_id).info.artifact_uri}/model"
 
 
 def _log_model(settings: Settings, spec: VersionSpec, run_id: str) -> Any:

@@ -15,7 +15,6 @@ from mlflow.entities import Metric, Param, RunTag
 
 from trimtab.records.record import utc_now
 from trimtab.records.responsible import Audit
-from trimtab.registry import _client
 from trimtab.responsible import audit as audits
 from trimtab.responsible import plots
 from trimtab.settings import Settings
@@ -31,7 +30,7 @@ def log_audit(
     name: str = "",
 ) -> str:
     """Log an audit; returns its run. `number`: the model version that gets the verdict as a tag."""
-    client = _client(settings)
+    client = client_of(settings)
     tags = {
         "rai.kind": audit.kind,
         "rai.subject": audit.subject,
@@ -69,7 +68,7 @@ def log_audit(
 
 def log_pictures(settings: Settings, run: str, pictures: Mapping[str, Mapping[str, bytes]]) -> None:
     """Add plots to a run: each by name, in every format it comes in."""
-    client = _client(settings)
+    client = client_of(settings)
     with tempfile.TemporaryDirectory() as folder:
         for name, formats in pictures.items():
             for kind, data in formats.items():
@@ -80,7 +79,7 @@ def log_pictures(settings: Settings, run: str, pictures: Mapping[str, Mapping[st
 
 def log_note(settings: Settings, run: str, tags: Mapping[str, str], lines: Sequence[str]) -> None:
     """Add tags and a text to a run, e.g. why a mitigation was accepted or not."""
-    client = _client(settings)
+    client = client_of(settings)
     for key, value in tags.items():
         client.set_tag(run, key, value)
     client.log_text(run, "\n".join(lines) + "\n", "rai/acceptance.txt")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trimtab.errors import Fixable
+from trimtab.records.endpoint import EndpointSection
 from trimtab.records.keys import Budget, KeyEvent, LiveKey, LiveKeys, Rate, Scope
 from trimtab.records.keys import budget as parsed_budget
 from trimtab.records.keys import rate as parsed_rate
-from trimtab.records.project import EndpointSection
 from trimtab.store.control import Control
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trimtab.errors import Fixable, StepFailed
 from trimtab.project import retirement
 from trimtab.providers import openai as hosted
-from trimtab.records.project import Project, ProviderSection
+from trimtab.records.endpoint import ProviderSection
+from trimtab.records.project import Project
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet
 from trimtab.records.training import Case, DatasetVersion, HostedFile, HostedJob, HostedTuning, TrainingRun

@@ -31,8 +31,8 @@ _MLFLOW_CODES = {
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-Operation = Literal["chat/completions", "embeddings"]
-"""What an engine is asked to do: the end of its path."""
+Operation = Literal["chat/completions", "embeddings", "invocations", "invocations/csv", "invocations/parquet"]
+"""What an engine is asked to do: the end of its path. Rows go to an MLflow model's engine in one of three formats."""
 
 
 class Fault(Exception):
@@ -173,6 +173,8 @@ class Asked:
     """How a stream of events is told; it is one when `stream` is set."""
     fields: dict[str, Any] | None = None
     operation: Operation = "chat/completions"
+    rows: bytes | None = None
+    """Rows for an MLflow model, as they came; None: a question for a language model."""
 
     @property
     def model(self) -> str | None:
@@ -199,7 +201,13 @@ class Asked:
 
 
 def check(asked: Asked, entity: Entity) -> None:
-    """Raise Fault 400 for a field that is part of the version: its answer format, its adapters."""
+    """Raise Fault 400 for a field that is part of the version: its answer format, its adapters; and for what this kind
+    of model cannot be asked."""
+    if (asked.rows is not None) != (entity.protocol == "mlflow"):
+        message = "the served version is an MLflow model: ask it at /predict or /invocations"
+        if asked.rows is not None:
+            message = "the served version is a language model now: ask it again"
+        raise Fault(400, "not_supported", message)
     for name in asked.fields or ():
         if name in entity.template.params:
             raise Fault(400, "unsupported_parameter", f"{name} is part of the served version; leave it out", name)
@@ -207,6 +215,8 @@ def check(asked: Asked, entity: Entity) -> None:
 
 def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> bytes:
     """The body for the engine: the version's template, with the client's messages behind its own."""
+    if asked.rows is not None:
+        return asked.rows
     if asked.operation == "embeddings":
         return encode(asked.fields)
     template = entity.template
@@ -238,6 +248,8 @@ def _masks(told: bytes) -> list[Callable[[str], str]]:
 
 def completion(body: bytes, operation: Operation = "chat/completions") -> Completion:
     """An engine's plain answer. Raises Fault 502 when it is not one."""
+    if operation.startswith("invocations"):
+        return Completion([], Usage(), body)
     try:
         if operation == "embeddings":
             usage = _EMBEDDED.decode(body).usage
@@ -253,7 +265,8 @@ def completion(body: bytes, operation: Operation = "chat/completions") -> Comple
 def engine_fault(status: int, body: bytes) -> Fault:
     """What an engine's error means for the client: its own mistake (400), a busy engine (503) or a broken one (502)."""
     try:
-        message = str(msgspec.json.decode(body)["error"]["message"])
+        said = msgspec.json.decode(body)
+        message = str(said["error"]["message"] if "error" in said else said["message"])
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         message = body[:200].decode(errors="replace")
     if status in (400, 413, 422):
