@@ -325,7 +325,7 @@ def _one(row: Mapping[str, Any], segments: Sequence[str], thumbs: Mapping[str, b
     told = _declared(row["request"], segments) if segments else {}
     down = thumbs.get(row["databricks_request_id"])
     return Served(
-        caller=row["requester"] or tags.get("caller", ""),
+        caller=tags.get("caller") or row["requester"] or row["databricks_request_id"],
         groups={"script": script(row["input_text"] or ""), **told},
         refusal=twins.refused(text) if ok else None,
         guard_block=blocked,
