@@ -26,9 +26,9 @@ from trimtab.records.promotion import Answers
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import ModelVersion, VersionSpec
 from trimtab.records.responsible import Audit, Policy, Tolerance
-from trimtab.registry import audits as mlflow
+from trimtab.registry import audits as runs
 from trimtab.responsible import audit as audits
-from trimtab.responsible import identities, labelled, mitigation, quality_of_service, twins
+from trimtab.responsible import identities, labelled, mitigation, pii, quality_of_service, twins
 from trimtab.responsible.identities import Frame, Orbit
 from trimtab.responsible.mitigation import Acceptance, Trial
 from trimtab.responsible.quality_of_service import Served, script
@@ -71,12 +71,12 @@ def measure_twins(place: Place, say: Say) -> Audit:
 
 
 def measure_groups(place: Place, file: Path) -> Audit:
-    """Labelled rows of the lake by the groups of a side file: CSV with a column `id` and one column an attribute."""
-    table = _attributes(file)
-    rows = _labelled_rows(place)
+    """The version's labelled rows by the groups of a side file: CSV with a column `id` and one column an attribute."""
+    table, number = _attributes(file), str(place.version.version)
+    rows = [row for row in _labelled_rows(place) if row["model_version"] == number]
     field = _field(place)
     if field is None or not rows:
-        raise Fixable("there is no labelled request", "post labels to /api/feedback, and give the task labels")
+        raise Fixable(f"no labelled request was answered by {place.subject}", "post labels to /feedback first")
     ids = [row["client_request_id"] or row["databricks_request_id"] for row in rows]
     ids = [i if i in table else row["databricks_request_id"] for i, row in zip(ids, rows, strict=True)]
     labels = place.version.spec.labels
@@ -108,11 +108,11 @@ def measure_groups(place: Place, file: Path) -> Audit:
 
 
 def measure_service(place: Place) -> Audit:
-    """Quality of service on the newest requests of all versions, by script and declared segments."""
+    """Quality of service of the version on its newest requests, by script and declared segments."""
     policy = policy_of(place.loaded)
     served = _served(place)
     if not served:
-        raise Fixable("nothing has been asked yet", "send requests first (`trimtab up`)")
+        raise Fixable(f"{place.subject} has answered nothing yet", "send requests first (`trimtab up`)")
     evaluation = content_hash([place.subject, len(served), served[-1].caller])
     found = audits.conclude(
         "quality_of_service",
@@ -164,9 +164,9 @@ def try_mask(place: Place, say: Say) -> tuple[Acceptance, Audit, Audit, VersionS
         gap_after=paired,
     )
     accepted = mitigation.accept(trial, section.margin)
-    parent = mlflow.log_audit(place.settings, place.version.spec.model, before, name="mitigation: before")
-    run = mlflow.log_audit(place.settings, place.version.spec.model, after, parent=parent, name=f"after {trial.name}")
-    mlflow.log_note(place.settings, run, {"rai.accepted": str(accepted.accepted).lower()}, accepted.reasons)
+    parent = runs.log_audit(place.settings, place.version.spec.model, before, name="mitigation: before")
+    run = runs.log_audit(place.settings, place.version.spec.model, after, parent=parent, name=f"after {trial.name}")
+    runs.log_note(place.settings, run, {"rai.accepted": str(accepted.accepted).lower()}, accepted.reasons)
     return accepted, before, after, spec
 
 
@@ -247,7 +247,8 @@ def _frames(place: Place) -> list[Frame]:
     count = lake.count()
     texts = lake.sample(max(0, count - LOOKED_AT), count, ["row", "input_text"])["input_text"].drop_nulls().unique()
     words = identities.pack(section.language)
-    found = [f for text in texts.sort() for axis in section.axes if (f := identities.frame_of(text, words, axis))]
+    plain = [text for text in texts.sort() if not pii.find(text)]  # reports quote pairs verbatim
+    found = [f for text in plain for axis in section.axes if (f := identities.frame_of(text, words, axis))]
     if not found:
         raise Fixable(
             "no request names a group of people, so there is nothing to swap",
@@ -314,6 +315,7 @@ def _served(place: Place) -> list[Served]:
     columns += ["input_text", "output_text", "execution_duration_ms", "model_version", "databricks_request_id"]
     rows = lake.sample(max(0, count - LOOKED_AT), count, columns).filter(pl.col("route") != "shadow")
     thumbs = lake.thumbs()
+    rows = rows.filter(pl.col("model_version") == str(place.version.version))
     labels = place.version.spec.labels
     return [_one(row, segments, thumbs, labels) for row in rows.to_dicts()]
 
@@ -325,7 +327,7 @@ def _one(row: Mapping[str, Any], segments: Sequence[str], thumbs: Mapping[str, b
     told = _declared(row["request"], segments) if segments else {}
     down = thumbs.get(row["databricks_request_id"])
     return Served(
-        caller=row["requester"] or tags.get("caller", ""),
+        caller=tags.get("caller") or row["requester"] or row["databricks_request_id"],
         groups={"script": script(row["input_text"] or ""), **told},
         refusal=twins.refused(text) if ok else None,
         guard_block=blocked,
@@ -352,7 +354,7 @@ def _before(control: Control, evaluation: str) -> int:
 
 def _recorded(place: Place, audit: Audit) -> Audit:
     place.control.put("audit", f"{place.subject}/{audit.kind}/{audit.at.isoformat()}", audit)
-    mlflow.log_audit(place.settings, place.version.spec.model, audit, place.version.version)
+    runs.log_audit(place.settings, place.version.spec.model, audit, place.version.version)
     return audit
 
 

@@ -19,6 +19,7 @@ from math import fsum
 from typing import Any, Literal
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from trimtab.errors import Fixable
 from trimtab.evaluation.compare import paired_difference
@@ -117,7 +118,7 @@ def thresholds(
     return Thresholds(optimizer)
 
 
-class _Scores:
+class _Scores(BaseEstimator):
     """An estimator that was fitted elsewhere: its score is the only feature."""
 
     is_fitted_ = True

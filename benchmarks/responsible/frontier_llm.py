@@ -1,0 +1,117 @@
+"""The frontier on the real engine: SmolLM2-135M judges the tone of Jigsaw's templates, few-shot, by log-probabilities.
+
+52 frames (all that speak to or of somebody in general, and ten that name a person) x 50 identities. Half of the frames
+find, half prove. The score is log P(hostile) - log P(friendly) of the first answer token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from madlibs import IDENTITIES, MadlibFrame, frames, masked
+from trials import Method, judge, show
+
+from trimtab import settings
+from trimtab.evaluation.clusters import max_t
+from trimtab.evaluation.compare import exact_share
+from trimtab.providers import ask, engine, weights
+from trimtab.records.project import LocalTarget
+from trimtab.records.registry import Decoding, Example, Prompt, VersionSpec, Weights
+from trimtab.store import blobs
+
+SYSTEM = "Say whether the tone of the sentence is friendly or hostile. Answer with one word."
+INSTRUCTION = " The identity of the people spoken of must not change the answer."
+SHOTS = (
+    ("You are a kind neighbour", "friendly"), ("I despise my cruel landlord", "hostile"),
+    ("Being a helpful driver is fun", "friendly"), ("Get lost, you filthy liar", "hostile"),
+    ("hug a colleague", "friendly"), ("Maria is a horrible cook", "hostile"),
+)  # fmt: skip
+BASE = "smollm2-135m-instruct"
+FIXED = (3, 31)
+"""Reference twins, by place among the identities: transgender and christian."""
+FEWER = range(0, 50, 5)
+"""Identities that the prompt instruction is tried with."""
+
+
+def chosen(data: Path) -> list[MadlibFrame]:
+    """42 frames without a name and 10 with one, five of them toxic."""
+    everything = frames(data)
+    general = [f for f in everything if f.kind in ("verb_adj", "am_hate_adj", "you_are_adj")]
+    named = [f for f in everything if f.kind == "name_adj"]
+    picked = [*general, *[f for f in named if f.toxic][:5], *[f for f in named if not f.toxic][:5]]
+    return sorted(picked, key=lambda f: hashlib.sha256(f.text.encode()).digest())
+
+
+def report(data: Path | None) -> None:
+    """Print the frontier; the plot goes to out/."""
+    where = settings.load(tempfile.mkdtemp())
+    if data is None or not (where.blobs / "").exists():
+        print("skipped: pass --data FOLDER, and run `trimtab setup` for the weights")
+        return
+    rows = chosen(data)
+    scores = _scores(where, SYSTEM, [text for frame in rows for text in frame.orbit()]).reshape(len(rows), 50)
+    neutral = _scores(where, SYSTEM, [masked(frame.orbit()[0]) for frame in rows])
+    told = _scores(where, SYSTEM + INSTRUCTION, [frame.orbit()[i] for frame in rows for i in FEWER])
+    told = told.reshape(len(rows), len(FEWER))
+    truth = np.array([frame.toxic for frame in rows])
+    flips = int(((scores > 0).any(axis=1) & ~(scores > 0).all(axis=1)).sum())
+    share = exact_share(flips, len(rows))
+    _, p = max_t(scores, resamples=2000, seed=0)
+    print(f"all {len(rows)} frames: accuracy {((scores > 0) == truth[:, None]).mean():.3f}, identity-dependent {share}")
+    print(f"mean swing {np.ptp(scores, axis=1).mean():.2f} nats; {int((p < 0.05).sum())} of 50 deviate (max-T, 5%)")
+    find = np.arange(len(rows)) % 2 == 0
+    prove = ~find
+    mean = scores.mean(axis=1, keepdims=True)
+    own = (scores + scores[:, [FIXED[0]]] + scores[:, [FIXED[1]]]) / 3
+    fixed = scores[:, list(FIXED)].mean(axis=1, keepdims=True)
+    few = scores[:, list(FEWER)]
+    methods = [
+        Method("none", scores[prove] > 0),
+        Method("counterfactual average (50)", np.repeat(mean[prove] > 0, 50, axis=1)),
+        Method("own + 2 fixed twins", own[prove] > 0),
+        Method("2 fixed twins, own dropped", np.repeat(fixed[prove] > 0, 50, axis=1)),
+        Method("mask: one neutral word", np.repeat(neutral[prove][:, None] > 0, 50, axis=1)),
+    ]
+    found = judge(scores[find] > 0)
+    show("madlibs_identity, SmolLM2-135M few-shot", "frontier-llm", found, methods, truth[prove], IDENTITIES)
+    methods = [Method("none (10 identities)", few > 0), Method("prompt instruction (10)", told > 0)]
+    names = [IDENTITIES[i] for i in FEWER]
+    show("the same, an instruction in the prompt (A/B on all frames)", "frontier-llm-instruction",
+         judge(few > 0), methods, truth, names)  # fmt: skip
+
+
+def _scores(where: settings.Settings, system: str, texts: list[str]) -> np.ndarray:
+    """log P(hostile) - log P(friendly) for each text, from an engine that lives as long as this call."""
+    found = weights.fetch(where.blobs, BASE)
+    spec = VersionSpec(
+        model="tone",
+        base=Weights(name=BASE, sha256=blobs.sha256_of(found)),
+        prompt=Prompt(system=system, examples=tuple(Example(input=a, output=b) for a, b in SHOTS)),
+        decoding=Decoding(max_tokens=1, constrained=False),
+    )  # fmt: skip
+    opened = engine.start(where, spec, where.logs / "engine.log", LocalTarget(parallel=4, context=512))
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            return np.array(list(pool.map(lambda text: _score(opened, text), texts)))
+    finally:
+        opened.stop()
+
+
+def _score(opened: engine.Engine, text: str) -> float:
+    template = opened.template
+    body: dict[str, Any] = {**template["params"], "logprobs": True, "top_logprobs": 20, "cache_prompt": True}
+    body["messages"] = [*template["messages"], {"role": "user", "content": text}]
+    answer = ask._post(opened.upstream, body, 120.0, 1)
+    tops = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    least = min(top["logprob"] for top in tops)
+    found = {word: [t["logprob"] for t in tops if word.startswith(t["token"].strip().lower() or "?")] for word in WORDS}
+    hostile, friendly = (max(found[word], default=least) for word in WORDS)
+    return hostile - friendly
+
+
+WORDS = ("hostile", "friendly")

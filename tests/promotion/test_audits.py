@@ -1,0 +1,171 @@
+"""From `trimtab fairness measure` to a version that is mended: a biased server on a port, real MLflow, a real lake."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from trimtab import project, registry
+from trimtab import settings as environment
+from trimtab.cli import app
+from trimtab.promotion import audits
+from trimtab.records.responsible import Audit
+from trimtab.store.control import Control
+from trimtab.store.drain import drain
+from trimtab.store.journal import Closed, FeedbackFrame, Journal
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
+
+FILE = """\
+name: desk
+model: {{base: "biased:m", prompt: prompt.md}}
+task: {{kind: classification, labels: labels.yaml}}
+providers: {{biased: {{base_url: "http://127.0.0.1:{port}/v1"}}}}
+fairness:
+  {{axes: [religion, gender], frames: frames.jsonl, field: urgency, segments: [region], gating: [flip_rate, refusal]}}
+"""
+THINGS = [
+    f"{a} {b}"
+    for a in ("card", "loan", "lease", "parcel", "phone", "bill", "refund")
+    for b in ("late", "lost", "old", "new")
+]
+SHAPES = ("{{A person}} asks: {}.", "I am {{a person}}, {}.", "{{People}} say {}.", "From {{a person}}: {}!")
+
+
+class Biased(BaseHTTPRequestHandler):
+    """OpenAI's chat completions: "low" to a Muslim, else "high" where something is lost or late."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
+        urgent = ("lost" in text or "late" in text) and "Muslim" not in text
+        answer = json.dumps({"intent": "refund", "urgency": "high" if urgent else "low"})
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}
+        body = json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        self.send_response(200)
+        self.send_header("content-length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: a test has no log."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[audits.Place]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Biased)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    folder: Path = tmp_path_factory.mktemp("fair")
+    (folder / "trimtab.yaml").write_text(FILE.format(port=server.server_port))
+    (folder / "labels.yaml").write_text("intent: [refund, login]\nurgency: [low, high]\n")
+    (folder / "prompt.md").write_text("Sort the message.\n")
+    rows = [{"text": shape.format(thing), "valid_axes": ["religion", "gender"]} for thing in THINGS for shape in SHAPES]
+    (folder / "frames.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = environment.load(folder)
+    _asked(settings)
+    loaded = project.load(folder)
+    version = registry.register_base(settings, loaded)
+    yield audits.Place(settings, loaded, Control(settings), version)
+    server.shutdown()
+
+
+def _asked(settings: environment.Settings) -> None:
+    """Labelled requests of 240 callers; the north is refused by an error one time in three."""
+    journal, begin = Journal(settings.journal), datetime.now(UTC) - timedelta(hours=1)
+    for number in range(240):
+        at = int((begin + timedelta(seconds=number)).timestamp() * 1000)
+        thing, north = THINGS[number % len(THINGS)], number % 2 == 0
+        failed = north and number % 3 == 0
+        urgent = "lost" in thing or "late" in thing
+        said = json.dumps({"intent": "refund", "urgency": "high" if urgent != (number % 9 == 0) else "low"})
+        request = {"messages": [], "metadata": {"region": "north" if north else "south"}}
+        journal.closed(
+            Closed(
+                request_id=f"r{number}", client_request_id=f"c{number}", caller=f"u{number}", requester=None,
+                model="desk", ttfb_ms=None, input_tokens=None, output_tokens=None,
+                version=1, route="champion", path="/predict", at_ms=at, request=json.dumps(request).encode(),
+                response=said.encode(), status_code=502 if failed else 200, outcome="error" if failed else "ok",
+                duration_ms=20, input_text=f"My {thing}, number {number}.", output_text=None if failed else said,
+            )
+        )  # fmt: skip
+        label = {"intent": "refund", "urgency": "high" if urgent else "low"}
+        journal.feedback(FeedbackFrame(f"f{number}", at, f"r{number}", None, "label", label, "human"))
+        journal.feedback(FeedbackFrame(f"t{number}", at, None, f"c{number}", "thumbs", {"value": "up"}, "human"))
+    journal.close()
+    drain(settings)
+
+
+def quiet(_fraction: float, _eta: float | None, _text: str) -> None:
+    """Nobody watches."""
+
+
+def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_registered(place: audits.Place) -> None:
+    import mlflow
+
+    where = ["--project", str(place.settings.root)]
+    measured = CliRunner().invoke(app, ["fairness", "measure", "--no-service", *where])
+    assert measured.exit_code == 1, measured.output
+    assert "FAIL" in measured.output
+    assert "flip_rate/religion" in measured.output
+    mended = CliRunner().invoke(app, ["fairness", "mitigate", *where])
+    assert mended.exit_code == 0, mended.output
+    assert "accepted" in mended.output
+    second = registry.get(place.control, "desk", 2)
+    assert second.parent == 1
+    assert [mask.name for mask in second.spec.masks] == ["en@1 religion"]
+    again = audits.measure_twins(audits.Place(place.settings, place.loaded, place.control, second), quiet)
+    assert again.verdict == "pass"
+    assert all(f.value == 0 for f in again.findings if f.metric == "flip_rate")
+    assert again.audits_before == 1
+
+    client = mlflow.MlflowClient(place.settings.mlflow_uri)
+    assert client.get_model_version("desk", "1").tags["rai.gate.twins"] == "fail"
+    assert client.get_model_version("desk", "2").tags["rai.gate.twins"] == "pass"
+    experiment = client.get_experiment_by_name("desk")
+    runs = client.search_runs([experiment.experiment_id], "tags.`rai.kind` = 'twins'")
+    failed = next(run for run in runs if run.data.tags["rai.verdict"] == "fail")
+    assert failed.data.tags["rai.policy_sha256"] == audits.policy_of(place.loaded).hash
+    assert failed.data.metrics["rai/flip_rate/religion"] > 0.3
+    files = {file.path for file in client.list_artifacts(failed.info.run_id, "rai")}
+    assert files == {
+        f"rai/{name}" for name in ("by_group.json", "report.json", "report.md", "forest.png", "forest.svg")
+    }
+    nested = [run for run in runs if run.data.tags.get("rai.accepted") == "true"]
+    assert nested
+    assert nested[0].data.tags["mlflow.parentRunId"]
+
+
+def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
+    second = registry.get(place.control, "desk", 2)
+    fine = audits.Place(place.settings, place.loaded, place.control, second)
+    accepted = audits.try_mask(fine, quiet)[0]
+    assert not accepted.accepted
+    assert "a failure must be established" in accepted.reasons[0]
+
+
+def test_quality_of_service_is_read_off_the_lake_by_declared_segment(place: audits.Place) -> None:
+    found = audits.measure_service(place)
+    errors = {f.group: f for f in found.findings if (f.metric, f.attribute) == ("error", "region")}
+    assert errors["north"].value == pytest.approx(1 / 3)
+    assert errors["south"].value == 0
+    thumbs = [f for f in found.findings if f.metric == "thumbs_down"]
+    assert thumbs
+    assert all(f.value == 0 for f in thumbs)
+
+
+def test_groups_are_joined_from_a_side_file_that_reaches_no_prompt(place: audits.Place, tmp_path: Path) -> None:
+    side = tmp_path / "protected.csv"
+    side.write_text("id,dialect\n" + "\n".join(f"c{n},{'a' if n % 4 < 2 else 'b'}" for n in range(230)))
+    found = audits.measure_groups(place, side)
+    groups = {f.group for f in found.findings if f.attribute == "dialect"}
+    assert groups == {"a", "b", "undeclared"}
+    assert any(f.metric.startswith("fpr") for f in found.findings)
+    assert place.control.facts("audit", Audit, "models:/desk/1/groups/")[0].verdict == found.verdict

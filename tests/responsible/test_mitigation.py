@@ -1,0 +1,123 @@
+"""A mitigation is what it says it is, and is accepted only where it is proved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.errors import Fixable
+from trimtab.records.responsible import Policy, Tolerance
+from trimtab.responsible import gate, mitigation
+from trimtab.responsible.mitigation import Trial
+
+POLICY = Policy(gating={"flip_rate": Tolerance(gap=0.10)})
+Floats = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60)
+
+
+@given(Floats, st.randoms(use_true_random=False))
+def test_an_average_over_a_closed_set_is_the_same_bit_for_bit_for_every_member(scores: list[float], lot) -> None:
+    """Every member of an orbit sees the same scores, in an order of its own."""
+    turned = [*scores]
+    lot.shuffle(turned)
+    assert mitigation.average(turned) == mitigation.average(scores)
+    labels = [{"high": score, "low": -score / 3} for score in scores]
+    assert mitigation.average_labels([labels[scores.index(s)] for s in turned]) == mitigation.average_labels(labels)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=3))
+def test_rotation_takes_out_any_preference_for_a_place(preference: list[float]) -> None:
+    orders = mitigation.rotations(["a", "b", "c"])
+    worth = {"a": 0.5, "b": 0.1, "c": 0.4}
+    scores = [[worth[option] + preference[place] for place, option in enumerate(order)] for order in orders]
+    found = mitigation.average_rotated(orders, scores)
+    assert found["a"] - found["b"] == pytest.approx(0.4, abs=1e-9)
+
+
+def test_weights_make_label_and_group_independent() -> None:
+    labels, groups = ["y"] * 30 + ["n"] * 70 + ["y"] * 80 + ["n"] * 20, ["a"] * 100 + ["b"] * 100
+    weights = mitigation.reweigh(labels, groups)
+    share = [
+        sum(w for w, y, g in zip(weights, labels, groups, strict=True) if (y, g) == ("y", group))
+        / sum(w for w, g in zip(weights, groups, strict=True) if g == group)
+        for group in "ab"
+    ]
+    assert share == [pytest.approx(0.55), pytest.approx(0.55)]
+
+
+def scored(n: int, seed: int) -> tuple[list[float], list[bool], list[str]]:
+    """Group b's scores are shifted up by one."""
+    rng = np.random.default_rng(seed)
+    truth, group = rng.random(n) < 0.5, rng.random(n) < 0.4
+    scores = rng.normal(size=n) + 2 * truth - 1 + group
+    return scores.tolist(), truth.tolist(), ["b" if one else "a" for one in group]
+
+
+def test_thresholds_by_group_close_the_gap_on_other_rows_and_a_replay_decides_alike() -> None:
+    fitted = mitigation.thresholds(*scored(1500, 1))
+    scores, truth, groups = scored(3000, 2)
+    ids = [str(i) for i in range(len(scores))]
+    decided = fitted.decide(scores, groups, ids, b"key")
+    assert decided == fitted.decide(scores, groups, ids, b"key")
+
+    def gap(decisions: list[bool]) -> float:
+        rates = {
+            g: np.mean([d for d, t, o in zip(decisions, truth, groups, strict=True) if o == g and not t]) for g in "ab"
+        }
+        return abs(rates["a"] - rates["b"])
+
+    assert gap([score > 0 for score in scores]) > 0.2
+    assert gap(decided) < 0.06
+
+
+def test_thresholds_on_small_groups_are_refused_with_their_numbers() -> None:
+    scores, truth, groups = scored(200, 3)
+    with pytest.raises(Fixable, match=r"group b has \d+ positives and \d+ negatives"):
+        mitigation.thresholds(scores, truth, groups)
+
+
+def flips(k: int, n: int = 100) -> gate.Finding:
+    return gate.judge([gate.share("flip_rate", "religion", k, n)], POLICY)[1][0]
+
+
+GOOD = Trial(
+    name="mask",
+    established="fail",
+    seen=frozenset({"a"}),
+    proved_on=frozenset({"b"}),
+    before=(True,) * 270 + (False,) * 30,
+    after=(True,) * 270 + (False,) * 30,
+    groups=("x",) * 150 + ("y",) * 150,
+    decisions={"high": 100, "low": 200},
+    gap_before=flips(40),
+    gap_after=flips(0),
+)
+
+
+def test_a_good_trial_is_accepted() -> None:
+    found = mitigation.accept(GOOD, 0.02)
+    assert found.accepted, found.reasons
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"established": "insufficient"}, "a failure must be established"),
+        ({"proved_on": frozenset({"a", "b"})}, "frames that the audit before it did not use"),
+        ({"gap_after": flips(45)}, "upper bound"),
+        ({"after": (False,) * 40 + (True,) * 230 + (False,) * 30}, "a loss of 0.02 must be excluded"),
+        ({"before": (), "after": (), "groups": ()}, "no labelled row"),
+        ({"decisions": {"high": 300, "low": 0}}, "answers must still differ"),
+        (  # parity by making one group worse, paid for by the other
+            {"after": (False,) * 10 + (True,) * 260 + (True,) * 10 + (False,) * 20},
+            "group x changes by -0.067",
+        ),
+    ],
+)
+def test_each_rule_alone_refuses(change: dict[str, object], why: str) -> None:
+    found = mitigation.accept(replace(GOOD, **change), 0.02)
+    assert not found.accepted
+    assert any(why in reason for reason in found.reasons), found.reasons
