@@ -84,9 +84,9 @@ def erase(settings: Settings, loaded: Loaded, control: Control, planned: Plan, b
     ids, clients = planned.request_ids, planned.client_request_ids
     erasing.delete_feedback(settings, planned.feedback)
     _clean_datasets(settings.datasets, ids)
-    erasing.erase_rows(settings, planned.rows)
     frames = erasing.erase_journal(settings, ids, clients)
     gone = attributes.erase(settings, planned.pseudonym)
+    erasing.erase_rows(settings, planned.rows)  # after all that is found by the rows, or a crash would leave it behind
     destroyed = Subjects(settings).destroy(planned.subject, now)
     stone = Tombstone(
         subject=planned.pseudonym,
@@ -180,9 +180,10 @@ def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: s
     clients = {name for name in old.metadata["client_request_id"] if name}
     feedback = erasing.feedback_about(settings, ids, clients)
     if len(old.content):
+        emptied = set(old.content["databricks_request_id"])
+        _clean_datasets(settings.datasets, emptied)
+        erasing.erase_journal(settings, emptied, set())
         erasing.erase_rows(settings, old.content, identity=False)
-        erasing.erase_journal(settings, set(old.content["databricks_request_id"]), set())
-        _clean_datasets(settings.datasets, set(old.content["databricks_request_id"]))
     erasing.delete_feedback(settings, feedback)
     erasing.delete_rows(settings, old.metadata)
     run = RetentionRun(
