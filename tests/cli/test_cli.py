@@ -214,7 +214,7 @@ def test_register_up_cycle_approve_card_and_demo_call_their_room(
 
     end = CycleEnd(cycle="c-1", at=NOON, outcome="rejected", summary="worse by 0.1")
     stand_in(monkeypatch, "supervisor", up=noted(7))
-    stand_in(monkeypatch, "lifecycle", run_now=noted(end), approve=noted(), card=noted("# Model card"))
+    stand_in(monkeypatch, "lifecycle", run_now=noted(end), approve=noted(), card=noted("# Model card\n"))
     stand_in(monkeypatch, "cli.demo", run=noted())
     assert run("up", "--open")[0] == 7
     code, out, _ = run("cycle", "run", "--reason", "new products")

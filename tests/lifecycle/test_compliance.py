@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ import triage
 from triage import MODEL
 from typer.testing import CliRunner
 
+from place import free_port
 from trimtab import project, registry
 from trimtab import settings as environment
 from trimtab.cli import app
@@ -26,7 +27,7 @@ from trimtab.records.erasure import Tombstone
 from trimtab.records.guidelines import ComplianceReport, SignedWord
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Decision, GateResult
-from trimtab.records.record import utc_now
+from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import AliasMove, ModelVersion, Prompt
 from trimtab.records.training import DatasetVersion
 from trimtab.store import audit, seals
@@ -132,6 +133,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("guided")
         patch.setenv("TRIMTAB_BLOBS", str(folder / "blobs"))
+        patch.setenv("TRIMTAB_PORT", str(free_port()))
         numbers = itertools.count(1)  # MLflow is not what is tested here, and takes its time
         patch.setattr(registry, "_log_version", lambda *_: (number := next(numbers), f"run {number}"))
         patch.setattr(registry, "show_aliases", lambda *_: None)
@@ -166,6 +168,38 @@ def test_clauses_are_proved_one_by_one_and_lost_evidence_unproves_them(desk: Des
         found = desk.statuses()
         assert {found[clause] for clause in clauses} == {"INSUFFICIENT"}
         assert found["LOG-02"] == "FAIL"  # the log knows that something is missing
+
+
+def test_an_audit_by_groups_is_as_good_as_its_worst_group(desk: Desk) -> None:
+    class Group(Record):
+        attribute: str = "dialect"
+        metric: str = "fpr"
+        group: str
+        n: int | None
+        upper: float | None
+        verdict: str
+        note: str = "what else an audit says"
+
+    class Audit(Record):
+        at: datetime
+        findings: tuple[Group, ...]
+        policy: str = "p"
+
+    good, weak = (
+        Group(group="a", n=90, upper=0.04, verdict="pass"),
+        Group(group="b", n=3, upper=None, verdict="insufficient"),
+    )
+    for number, groups in enumerate(
+        [(good,), (good, weak), (good, weak, Group(group="c", n=50, upper=0.3, verdict="fail"))]
+    ):
+        desk.control.put("audit", f"models:/{MODEL}/2/groups/{number}", Audit(at=utc_now(), findings=groups))
+    desk.control.put("audit", f"models:/{MODEL}/22/groups/0", Audit(at=utc_now(), findings=(good,)))
+    gaps = compliance.group_gaps(desk.control, desk.version)
+    assert [(gap.verdict, gap.n, gap.upper) for gap in gaps] == [
+        ("pass", 90, 0.04),
+        ("insufficient", 3, None),
+        ("fail", 3, None),
+    ]
 
 
 def test_a_word_counts_only_under_the_key_that_the_guidelines_name(desk: Desk, tmp_path: Path) -> None:

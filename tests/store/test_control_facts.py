@@ -16,6 +16,7 @@ from trimtab.records.gateway import EngineState
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import AliasMove, Traffic
 from trimtab.settings import Settings
+from trimtab.store import audit
 from trimtab.store.control import Control
 
 RIVAL = """
@@ -151,3 +152,45 @@ def test_a_change_behind_its_back_is_reported(control: Control, place: Settings)
         database.execute("update facts set body = replace(body, 'reject', 'promote') where kind = 'decision'")
         database.commit()
     assert faults(control) == ["decision d differs from its audit entry 1"]
+
+
+ATTACKS = {
+    "edited": ["UPDATE audit SET body = replace(body, '20', '90') WHERE seq = 2"],
+    "deleted": ["DELETE FROM audit WHERE seq = 2", "DELETE FROM facts WHERE seq = 2"],
+    "reordered": [
+        "UPDATE audit SET seq = 9 WHERE seq = 2",
+        "UPDATE audit SET seq = 2 WHERE seq = 3",
+        "UPDATE audit SET seq = 3 WHERE seq = 9",
+    ],
+    "truncated": [
+        "DELETE FROM audit WHERE seq = 4",
+        "DELETE FROM facts WHERE seq = 4",
+        "DELETE FROM checkpoints WHERE size = 4",
+    ],
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_record_that_was_edited_deleted_reordered_or_cut_off_contradicts_a_checkpoint_kept_elsewhere(
+    control: Control, place: Settings, attack: str
+) -> None:
+    for percent in (10, 20, 30, 40):
+        control.put_traffic(Traffic(model="m", version=2, percent=percent, at=utc_now(), reason="r"))
+    newest = control.newest_checkpoint()
+    assert newest is not None
+    kept, key = [newest[1]], control.signer.verifier_key
+    assert audit.verify(control.audit_entries(), kept, key) == []
+    with closing(sqlite3.connect(place.home / "trimtab.db")) as db, db:
+        for statement in ATTACKS[attack]:
+            db.execute(statement)
+    found = audit.verify(control.audit_entries(), kept, key)
+    assert found
+    assert ("cut off" in " ".join(found)) == (attack in ("deleted", "truncated"))
+
+
+def test_a_log_of_a_release_that_kept_no_tree_goes_on(control: Control, place: Settings) -> None:
+    for percent in range(5):
+        control.put_traffic(Traffic(model="m", version=2, percent=percent, at=utc_now(), reason="r"))
+        with closing(sqlite3.connect(place.home / "trimtab.db")) as db, db:
+            db.execute("DELETE FROM tree")
+    assert (len(control.checkpoints()), faults(control)) == (5, [])

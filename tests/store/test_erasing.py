@@ -15,7 +15,7 @@ from journal_writer import closed, feedback, opened
 
 from trimtab import settings as trimtab_settings
 from trimtab.errors import Corrupt, Fixable
-from trimtab.records.erasure import RetentionRun
+from trimtab.records.erasure import ErasureRequest, RetentionRun
 from trimtab.records.record import utc_now
 from trimtab.settings import Settings
 from trimtab.store import attributes, erasing, journal, keys, seals
@@ -63,6 +63,7 @@ def test_one_subject_is_gone_from_every_file_and_the_others_and_the_proofs_stay(
     assert ("enc:v1:" in str(Lake(place).stored(1, 2)["input_text"][0])) == encrypt
     assert seals.seal(place, control, MODEL, utc_now()) == 6
     rows = erasing.rows_of(place, "caller", {"alice"})
+    control.put("erase_request", "r", ErasureRequest(subject="a", at=utc_now(), by="test", rows=len(rows)))
     ids, clients = set(rows["databricks_request_id"]), set(rows["client_request_id"])
     assert ids == {"1", "3", "5"}
     erasing.delete_feedback(place, erasing.feedback_about(place, ids, clients))
@@ -99,7 +100,11 @@ def test_a_changed_answer_a_changed_row_and_a_missing_row_contradict_their_seal(
         DeltaTable(table).restore(version)
         return found
 
+    Subjects(place).choose(encrypt=False, field="requester")  # a seal remembers what told whose a row was
+    assert seals.faults(place, control, MODEL, 0) == []
     assert changed(output_text="'another answer'") == ["the payload of row 2 is not the one that was sealed"]
+    nothing = dict.fromkeys(seals.PAYLOAD, "NULL")
+    assert changed(**nothing) == ["1 rows have no payload any more, and the log explains 0"]
     assert changed(status_code="500") == ["rows 0 to 5 are not those that were sealed"]
     assert seals.faults(place, control, MODEL, 0) == []
     DeltaTable(table).delete("row = 2")

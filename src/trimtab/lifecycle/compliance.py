@@ -1,7 +1,7 @@
 """Guidelines held against the records: gathers the evidence, has each clause judged, keeps reports and signed words.
 
-What a check makes of the evidence is in `responsible.checks`. Two kinds of evidence come from rooms that this one only
-binds to: the guards in force (`guards`) and audits by groups (`group_gaps`).
+What a check makes of the evidence is in `responsible.checks`. Two kinds of evidence are bound to here by their shape
+alone: the guards of a version (`guards`) and audits by groups (`group_gaps`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import ConfigDict
 
 from trimtab.errors import Fixable
 from trimtab.lifecycle import evidence as cards
@@ -33,7 +34,7 @@ from trimtab.records.guidelines import (
 )
 from trimtab.records.keys import lifetime
 from trimtab.records.promotion import Decision, GateResult
-from trimtab.records.record import canonical_json, content_hash
+from trimtab.records.record import Record, canonical_json, content_hash
 from trimtab.records.registry import AliasMove, ModelVersion
 from trimtab.responsible import card, checks
 from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
@@ -56,9 +57,43 @@ def guards(version: ModelVersion) -> tuple[Guard, ...]:
     return tuple(found)
 
 
+class AuditedGroup(Record):
+    """What this room reads of one group in an audit; `upper` bounds its gap to the others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    attribute: str
+    metric: str
+    group: str
+    n: int | None = None
+    upper: float | None = None
+    verdict: str
+
+
+class GroupAudit(Record):
+    """What this room reads of a fact of kind `audit`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: datetime
+    findings: tuple[AuditedGroup, ...]
+
+
 def group_gaps(control: Control, version: ModelVersion) -> tuple[GroupGap, ...]:
-    """What audits by groups found of a version. Until a room records them there are none, and clauses say so."""
-    return ()
+    """What audits by groups found of a version: for each audit, attribute and metric the worst of its groups."""
+    prefix = f"models:/{version.spec.model}/{version.version}/"
+    found: list[GroupGap] = []
+    for audited in control.facts("audit", GroupAudit, prefix):
+        for attribute, metric in sorted({(one.attribute, one.metric) for one in audited.findings}):
+            groups = [one for one in audited.findings if (one.attribute, one.metric) == (attribute, metric)]
+            verdicts = {one.verdict for one in groups}
+            verdict = "fail" if "fail" in verdicts else "pass" if verdicts == {"pass"} else "insufficient"
+            bounds = [one.upper for one in groups if one.upper is not None]
+            upper = max(bounds) if len(bounds) == len(groups) else None
+            least = min(one.n or 0 for one in groups)
+            said = f"{metric} by {attribute}: {verdict}, at least {least} in each of {len(groups)} groups."
+            found.append(GroupGap(attribute, metric, verdict, least, upper, said, audited.at, version.run_id))
+    return tuple(found)
 
 
 def evaluate(

@@ -81,12 +81,15 @@ def erase(settings: Settings, loaded: Loaded, control: Control, planned: Plan, b
     if planned.held:
         raise Fixable(f"a legal hold stands: {planned.held}", "lift it with `trimtab hold SUBJECT --lift`")
     seals.seal(settings, control, loaded.project.name, now)  # the log commits to what was there before it goes
+    begun = ErasureRequest(subject=planned.pseudonym, at=now, by=by, rows=len(planned.rows))
+    name = f"{loaded.project.name}/{planned.pseudonym[:16]}/{now.isoformat()}"
+    control.put("erase_request", f"{name}/begun", begun)  # so that an emptied row is explained, also after a crash
     ids, clients = planned.request_ids, planned.client_request_ids
     erasing.delete_feedback(settings, planned.feedback)
     _clean_datasets(settings.datasets, ids)
-    erasing.erase_rows(settings, planned.rows)
     frames = erasing.erase_journal(settings, ids, clients)
     gone = attributes.erase(settings, planned.pseudonym)
+    erasing.erase_rows(settings, planned.rows)  # after all that is found by the rows, or a crash would leave it behind
     destroyed = Subjects(settings).destroy(planned.subject, now)
     stone = Tombstone(
         subject=planned.pseudonym,
@@ -100,7 +103,7 @@ def erase(settings: Settings, loaded: Loaded, control: Control, planned: Plan, b
         attributes=gone,
         key_destroyed=destroyed,
     )
-    control.put("tombstone", f"{loaded.project.name}/{planned.pseudonym[:16]}/{now.isoformat()}", stone)
+    control.put("tombstone", name, stone)
     return stone
 
 
@@ -179,12 +182,6 @@ def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: s
     ids = set(old.metadata["databricks_request_id"])
     clients = {name for name in old.metadata["client_request_id"] if name}
     feedback = erasing.feedback_about(settings, ids, clients)
-    if len(old.content):
-        erasing.erase_rows(settings, old.content, identity=False)
-        erasing.erase_journal(settings, set(old.content["databricks_request_id"]), set())
-        _clean_datasets(settings.datasets, set(old.content["databricks_request_id"]))
-    erasing.delete_feedback(settings, feedback)
-    erasing.delete_rows(settings, old.metadata)
     run = RetentionRun(
         at=now,
         by=by,
@@ -197,6 +194,13 @@ def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: s
         held=old.held,
     )
     control.put("retention", f"{loaded.project.name}/{now.isoformat()}", run)
+    if len(old.content):
+        emptied = set(old.content["databricks_request_id"])
+        _clean_datasets(settings.datasets, emptied)
+        erasing.erase_journal(settings, emptied, set())
+        erasing.erase_rows(settings, old.content, identity=False)
+    erasing.delete_feedback(settings, feedback)
+    erasing.delete_rows(settings, old.metadata)
     return run
 
 

@@ -23,6 +23,7 @@ class Seal(Record):
     first: int
     last: int
     root: str
+    field: SubjectField = Field(default="caller", description="what told whose key a row's payload is hashed under")
     at: datetime
 
 
@@ -33,11 +34,12 @@ class Macs(Record):
 
 
 class ErasureRequest(Record):
-    """Somebody asked to be forgotten. `subject` is a keyed hash: the log does not say who."""
+    """Somebody asked to be forgotten, or it began. `subject` is a keyed hash: the log does not say who."""
 
     subject: str
     at: datetime
     by: str
+    rows: int = Field(default=0, description="rows about to be emptied, where it began")
 
 
 class Hold(Record):
@@ -66,7 +68,7 @@ class Tombstone(Record):
 
 
 class RetentionRun(Record):
-    """What one application of the schedule did."""
+    """What one application of the schedule reaches, written before it does, so that what is gone is explained."""
 
     at: datetime
     by: str

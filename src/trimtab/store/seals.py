@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from trimtab.errors import Corrupt
-from trimtab.records.erasure import Macs, RetentionRun, Seal
+from trimtab.records.erasure import ErasureRequest, Macs, RetentionRun, Seal
 from trimtab.records.record import canonical_json
 from trimtab.settings import Settings
 from trimtab.store.control import Control
@@ -43,18 +43,21 @@ METADATA = (
 def seal(settings: Settings, control: Control, model: str, now: datetime) -> int:
     """Seal every row that is not sealed yet; returns how many were."""
     lake, subjects, sealed = Lake(settings), Subjects(settings), 0
+    field = subjects.field
     while (first := sealed_to(control, model)) < (end := lake.count()):
         last = min(end, first + ROWS)
         rows = lake.stored(first, last)
-        subjects.prepare(_subjects(rows, subjects.field), now)
+        subjects.prepare(_subjects(rows, field), now)
         key = f"{model}/{first:012}"
-        control.put("seal_macs", key, Macs(macs=tuple(_mac(row, subjects, now) for row in rows.iter_rows(named=True))))
+        control.put(
+            "seal_macs", key, Macs(macs=tuple(_mac(row, subjects, field, now) for row in rows.iter_rows(named=True)))
+        )
         kept = control.get("seal_macs", key, Macs)  # fewer, or of payloads since erased, where a writer was killed here
         if kept is None:
             raise Corrupt(f"the keyed hashes of the rows from {first} on vanished")
         leaves = [leaf(row, mac) for row, mac in zip(rows.iter_rows(named=True), kept.macs, strict=False)]
         last = first + len(leaves)
-        control.put("seal", key, Seal(first=first, last=last, root=root(leaves).hex(), at=now))
+        control.put("seal", key, Seal(first=first, last=last, root=root(leaves).hex(), field=field, at=now))
         sealed += last - first
     return sealed
 
@@ -72,7 +75,7 @@ def faults(settings: Settings, control: Control, model: str, rows: int) -> list[
     reached into, as the log says, has nothing to be held against any more.
     """
     lake, subjects, found = Lake(settings), Subjects(settings), list[str]()
-    end = sealed_to(control, model)
+    end, emptied = sealed_to(control, model), 0
     deleted_to = max((run.metadata_last for run in control.facts("retention", RetentionRun)), default=-1)
     for sealed in reversed(control.facts("seal", Seal, f"{model}/")):
         if rows and sealed.last <= end - rows:
@@ -89,8 +92,15 @@ def faults(settings: Settings, control: Control, model: str, rows: int) -> list[
         if root([leaf(row, mac) for row, mac in pairs]).hex() != sealed.root:
             found.append(f"rows {sealed.first} to {sealed.last - 1} are not those that were sealed")
             continue
-        changed = [row["row"] for row, mac in pairs if not erased(row) and _mac(row, subjects, sealed.at) != mac]
+        emptied += sum(erased(row) for row, _ in pairs)
+        changed = [
+            row["row"] for row, mac in pairs if not erased(row) and _mac(row, subjects, sealed.field, sealed.at) != mac
+        ]
         found += [f"the payload of row {row} is not the one that was sealed" for row in changed]
+    told = sum(request.rows for request in control.facts("erase_request", ErasureRequest))
+    told += sum(run.content_rows for run in control.facts("retention", RetentionRun))
+    if emptied > told:
+        found.append(f"{emptied} rows have no payload any more, and the log explains {told}")
     return found
 
 
@@ -109,5 +119,5 @@ def _subjects(rows: pl.DataFrame, field: str) -> Sequence[str]:
     return [subject_of(row, field) for row in rows.iter_rows(named=True)]
 
 
-def _mac(row: dict[str, Any], subjects: Subjects, now: datetime) -> str:
-    return subjects.mac(subject_of(row, subjects.field), digest([row[name] for name in PAYLOAD]), now)
+def _mac(row: dict[str, Any], subjects: Subjects, field: str, now: datetime) -> str:
+    return subjects.mac(subject_of(row, field), digest([row[name] for name in PAYLOAD]), now)
