@@ -6,6 +6,7 @@ Source of the sequence: MLflow 3.17, `store/_unity_catalog/registry/rest_store.p
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ URI = "databricks-uc"
 def client_of(settings: Settings, uri: str = URI) -> MlflowClient:
     """A client whose registry is Unity Catalog (`databricks-uc`, or `databricks-uc://PROFILE`); runs stay here."""
     registry.client_of(settings)
+    logging.getLogger("mlflow.store._unity_catalog").setLevel(logging.ERROR)  # runs are kept here, as intended
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=uri)
