@@ -220,6 +220,12 @@ def ml_model(a: Ask) -> Json:
     return {"registered_model": {"name": name, "aliases": aliases}}
 
 
+@route("POST", f"{ML}/registered-models/create")
+def ml_model_create(a: Ask) -> Json:
+    a.s.add("models", a.body["name"], {"full_name": a.body["name"], "comment": a.body.get("description")})
+    return {"registered_model": {"name": a.body["name"]}}
+
+
 @route("POST", f"{ML}/registered-models/alias")
 def ml_alias(a: Ask) -> Json:
     ml_version_of(a.s, a.body["name"], a.body["version"])

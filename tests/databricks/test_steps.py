@@ -11,10 +11,13 @@ import json
 from collections.abc import Callable
 
 import pytest
-from conftest import Desk
+from databricks_place import Desk
 from standin import Fault, Standin
 
+from trimtab import registry, settings
 from trimtab.errors import Fixable
+from trimtab.records.record import utc_now
+from trimtab.records.registry import AliasMove
 from trimtab.registry import unity_catalog
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]  # MLflow warns about itself
@@ -149,6 +152,29 @@ def test_what_was_there_before_is_used_and_stays(trimtab: Run, workspace: Standi
 def test_a_name_with_two_levels_is_refused_here_because_mlflow_does_not() -> None:
     with pytest.raises(Fixable, match=r"support\.desk is no name for Unity Catalog"):
         unity_catalog.check_name("support.desk")
+
+
+def test_a_project_may_register_in_unity_catalog_itself(
+    workspace: Standin, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "databricks-uc")
+    where = settings.load(desk.settings.root)
+    with pytest.raises(Fixable, match="no schema is named"):
+        registry.registered_name(where, "desk")
+    monkeypatch.setenv("TRIMTAB_UNITY_SCHEMA", "ml.support")
+    where = settings.load(desk.settings.root)
+    version = registry.champion(desk.control, "desk")
+    spec = version.spec.model_copy(update={"model": "night-desk"})
+    made = registry.register(where, desk.control, spec, config_hash=version.config_hash, note="for the night")
+    stored = workspace.of("versions")["ml.support.night_desk"]["1"]
+    assert {"key": "trimtab.spec_hash", "value": made.spec.hash} in stored["tags"]
+    assert stored["status"] == "READY"
+    move = AliasMove(
+        model="night-desk", alias="champion", before=None, after=1, at=utc_now(), actor="t", reason="t", decision=None
+    )
+    desk.control.move([move])
+    registry.show_aliases(where, desk.control, "night-desk")
+    assert workspace.of("aliases")["ml.support.night_desk"] == {"champion": 1}
 
 
 def test_a_step_that_failed_half_way_goes_on_where_it_stands(trimtab: Run, workspace: Standin) -> None:
