@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from azure.mgmt.databricks.models import Workspace as ArmWorkspace
 from databricks.sdk.service import compute, dataquality, jobs, serving, sql
 
+from trimtab.databricks.wire import blotted
+
 Json = dict[str, Any]
 TOKEN = "standin-token"
 
@@ -676,7 +678,7 @@ def _handler(standin: Standin) -> type[BaseHTTPRequestHandler]:
             query = {key: values[0] for key, values in parse_qs(url.query).items()}
             with standin.lock:
                 status, answer, headers = _answer(standin, self.command, unquote(url.path), query, body, self.headers)
-                shown = f"<{len(body)} bytes>" if isinstance(body, bytes) and body else body or None
+                shown = f"<{len(body)} bytes>" if isinstance(body, bytes) and body else blotted(body) or None
                 standin.seen.append(Seen(self.command, unquote(url.path), query, shown, status))
             raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
