@@ -59,7 +59,7 @@ def _run(playing: standin.Standin, words: list[str]) -> None:
 
 
 def _first_request(playing: standin.Standin) -> None:
-    """What a workspace does by itself: the endpoint's first requests bring its inference table, here its view."""
+    """What comes about in a workspace: the first requests bring the inference table, the drift job its view."""
     table = "ml.support.support_triage_request_log"
     playing.of("tables")[table] = {"name": table.rpartition(".")[2], "table_id": "11111111-1111-1111-1111-111111111111"}
 

@@ -111,7 +111,8 @@ def deploy(
 def monitor(project: Folder = Path(), apply: Apply = False, as_json: AsJson = False) -> None:
     """Watch it: data profiling of the requests (Data Quality Monitoring), and a SQL alert on the error rate.
 
-    Needs the request log, which appears up to an hour after the endpoint's first request.
+    Needs the request log: a view of the endpoint's inference table (which appears up to an hour after the first
+    request) that the drift job of `schedule` makes when it runs first.
     """
     _, loaded = opened(project)
     steps = _room()
