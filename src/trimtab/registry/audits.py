@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from trimtab.records.record import utc_now
 from trimtab.records.responsible import Audit
+from trimtab.registry import client_of
 from trimtab.responsible import audit as audits
 from trimtab.responsible import plots
 from trimtab.settings import Settings
