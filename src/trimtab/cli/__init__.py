@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import databricks, evidence, keys, live, loop, prepare, show
+from trimtab.cli import databricks, evidence, job, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -27,7 +27,7 @@ class _Lifecycle(TyperGroup):
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
-    ("Retrain and roll out", ("cycle", "approve", "rollback")),
+    ("Retrain and roll out", ("cycle", "approve", "rollback", "job")),
     ("Evidence", ("audit", "card")),
     ("Azure Databricks", ("azure", "databricks")),
     ("See it all in minutes", ("demo",)),
@@ -61,6 +61,18 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
     "cycle": (
         "Run the retraining cycle.",
         ((loop.run, 'trimtab cycle run --reason "new product line"'),),
+    ),
+    "job": (
+        "Run one step of the loop, as a scheduler does: profile, drift, curate, train, evaluate, decide, deploy.",
+        (
+            (job.profile, "trimtab job profile"),
+            (job.drift, "trimtab job drift"),
+            (job.curate, 'trimtab job curate --reason "new product line"'),
+            (job.train, "trimtab job train"),
+            (job.evaluate, "trimtab job evaluate"),
+            (job.decide, "trimtab job decide"),
+            (job.deploy, "trimtab job deploy"),
+        ),
     ),
     "audit": (
         "Check, pin and hand out the audit log.",

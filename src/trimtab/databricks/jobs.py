@@ -145,7 +145,7 @@ def _job(project: Project, name: str, tasks: list[Json], description: str) -> Js
 
 def _compute(target: DatabricksTarget) -> Json:
     if target.compute == "serverless":
-        spec = {"environment_version": "4", "dependencies": [package(target, "train"), *target.cluster.libraries]}
+        spec = {"environment_version": "4", "dependencies": [package(target, "train,databricks"), *target.cluster.libraries]}
         return {"environments": [{"environment_key": ENVIRONMENT, "spec": spec}]}
     return {"job_clusters": [{"job_cluster_key": ENVIRONMENT, "new_cluster": cluster_spec(target)}]}
 
@@ -167,7 +167,7 @@ def cluster_spec(target: DatabricksTarget) -> Json:
 
 def libraries(target: DatabricksTarget) -> list[Json]:
     """Trimtab and the file's libraries, as a cluster installs them."""
-    wanted = [package(target, "train"), *target.cluster.libraries]
+    wanted = [package(target, "train,databricks"), *target.cluster.libraries]
     return [{"whl": line} if line.endswith(".whl") else {"pypi": {"package": line}} for line in wanted]
 
 
