@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import databricks, evidence, job, keys, live, loop, prepare, show
+from trimtab.cli import bundle, databricks, evidence, job, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -97,6 +97,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (databricks.deploy, "trimtab databricks deploy --canary 10 --apply"),
             (databricks.monitor, "trimtab databricks monitor --apply"),
             (databricks.schedule, "trimtab databricks schedule --apply"),
+            (bundle.bundle, "trimtab databricks bundle --apply"),
             (databricks.destroy, "trimtab databricks destroy --confirm support-triage --apply"),
         ),
     ),
