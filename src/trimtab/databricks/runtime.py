@@ -72,7 +72,9 @@ def lake(project: Project, settings: Settings) -> tuple[lake_spark.SparkLake, Ca
         if not spark.catalog.tableExists(payload):
             return 0  # nobody has asked yet
         kind = request_log.generation(spark.read.table(payload).columns)
-        spark.sql(request_log.view(jobs.request_log(project), payload, kind)).collect()
+        entities = request_log.SERVED_ENTITIES
+        known = entities if spark.catalog.tableExists(entities) else None  # an account turns its system tables on
+        spark.sql(request_log.view(jobs.request_log(project), payload, kind, known)).collect()
         return opened.append(jobs.request_log(project), _versions(settings, project) if in_workspace() else {})
 
     return opened, arrive
