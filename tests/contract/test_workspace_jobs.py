@@ -100,10 +100,10 @@ def test_the_jobs_bring_in_what_the_endpoint_was_asked_find_the_drift_and_open_a
     }
     assert len(control.facts("profile", Profile, "desk/")) == 2
 
-    sail.sql(  # as whoever gives labels does
-        f"INSERT INTO ml.{schema}.desk_feedback SELECT concat('f', row), request_time, databricks_request_id, NULL, "
-        f"'label', '{{\"intent\":\"refund\"}}', 'human' FROM ml.{schema}.desk_inference WHERE row < 25"  # noqa: S608
-    ).collect()
+    said = f"""INSERT INTO ml.{schema}.desk_feedback
+        SELECT concat('f', row), request_time, databricks_request_id, NULL, 'label', '{{"intent":"refund"}}', 'human'
+        FROM ml.{schema}.desk_inference WHERE row < 25"""  # noqa: S608 (names of this test)
+    sail.sql(said).collect()
     values = job("drift", desk)
     (report,) = control.facts("drift_report", DriftReport)
     assert (report.verdict, report.n_reference, report.n_current) == ("breach", 50, 50)
