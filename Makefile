@@ -5,10 +5,11 @@ STAMP := .venv/.installed
 BROWSER := .venv/.browser
 AZURITE := .venv/.azurite
 
-.PHONY: help demo test lint bench-gateway faults install clean
+.PHONY: help demo demo-databricks test lint bench-gateway faults install clean
 
 help:
 	@echo "make demo   the whole loop on this machine: real model, drift, fine-tune, gates, canary, undo"
+	@echo "make demo-databricks  the steps into a workspace against stand-ins on this machine, each request printed"
 	@echo "make test   every check that a change must pass"
 	@echo "make lint   the quick part of it: style, types, import contracts"
 	@echo "make bench-gateway   what the gateway costs beside nginx and its peers; PEERS=nginx,litellm chooses"
@@ -17,6 +18,9 @@ help:
 
 demo: $(STAMP)
 	@$(BIN)/trimtab demo demo
+
+demo-databricks: $(STAMP)
+	@$(BIN)/python examples/databricks/walk.py
 
 test: lint $(BROWSER) $(AZURITE)
 	@$(BIN)/trimtab setup

@@ -2,9 +2,11 @@
 
 Environment: TRIMTAB_BLOBS (weights shared by all projects, default ~/.cache/trimtab/blobs),
 TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the
-project), TRIMTAB_LAKE (request rows and trained adapters of all machines, e.g.
-abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, default in the project; the store's own variables, AZURE_*, say who
-we are), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
+project; databricks is a workspace), MLFLOW_REGISTRY_URI (default: where runs are, in a workspace databricks-uc),
+TRIMTAB_UNITY_SCHEMA (catalog.schema of registered models, where the registry is Unity Catalog), TRIMTAB_LAKE (request
+rows, adapters and data sets of all machines, e.g. abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, default in the
+project; the store's own variables, AZURE_*, say who we are),
+TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
 TRIMTAB_TLS_CERT and TRIMTAB_TLS_KEY (PEM files: the gateway speaks TLS).
 """
 
@@ -28,6 +30,8 @@ class Settings:
     dashboard_port: int
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    registry_uri: str = ""
+    unity_schema: str = ""
     lake_url: str | None = None
     files_url: str | None = None
     """Where machines share weights, adapters and data sets; None: this machine works alone."""
@@ -114,11 +118,12 @@ def load(root: Path | str = ".") -> Settings:
     env = os.environ
     home = root / ".trimtab"
     lake_url = (env.get("TRIMTAB_LAKE") or "").rstrip("/") or None
+    runs = env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     return Settings(
         root=root,
         blobs=Path(env.get("TRIMTAB_BLOBS") or Path.home() / ".cache" / "trimtab" / "blobs"),
         database_url=env.get("TRIMTAB_DATABASE_URL") or f"sqlite:///{home / 'trimtab.db'}",
-        mlflow_uri=env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        mlflow_uri=runs,
         host=env.get("TRIMTAB_HOST", "127.0.0.1"),
         port=int(env.get("TRIMTAB_PORT", "8080")),
         dashboard_port=int(env.get("TRIMTAB_DASHBOARD_PORT", "8081")),
@@ -126,6 +131,8 @@ def load(root: Path | str = ".") -> Settings:
         tls_key=_path(env.get("TRIMTAB_TLS_KEY")),
         lake_url=lake_url,
         files_url=lake_url,
+        registry_uri=env.get("MLFLOW_REGISTRY_URI") or runs.replace("databricks", "databricks-uc", 1),
+        unity_schema=env.get("TRIMTAB_UNITY_SCHEMA", ""),
     )
 
 

@@ -29,7 +29,7 @@ HEAVY = (
     "scipy",
     "azure",
 )
-READMES = ("README.md", "README.zh-CN.md")
+PAGES = tuple(f"{page}{language}.md" for page in ("README", "docs/azure-databricks") for language in ("", ".zh-CN"))
 
 
 def named(path: Path) -> str:
@@ -118,13 +118,14 @@ def commands(readme: str, program: str) -> set[str]:
     return {(match.group(1) or "").strip() for match in matches if match}
 
 
-def test_both_readmes_have_the_same_shape() -> None:
-    english, chinese = READMES
+@pytest.mark.parametrize("page", ["README", "docs/azure-databricks"])
+def test_both_languages_have_the_same_shape(page: str) -> None:
+    english, chinese = f"{page}.md", f"{page}.zh-CN.md"
     assert headings(english) == headings(chinese)
     assert len(blocks(english)) == len(blocks(chinese))
 
 
-@pytest.mark.parametrize("readme", READMES)
+@pytest.mark.parametrize("readme", PAGES)
 def test_every_trimtab_command_of_the_readme_exists(readme: str) -> None:
     from trimtab.cli import app
 
@@ -138,7 +139,7 @@ def test_every_trimtab_command_of_the_readme_exists(readme: str) -> None:
         assert not hasattr(command, "commands") or used, f"trimtab {line}: no such command"
 
 
-@pytest.mark.parametrize("readme", READMES)
+@pytest.mark.parametrize("readme", PAGES)
 def test_every_make_target_of_the_readme_exists(readme: str) -> None:
     wanted = {word for line in commands(readme, "make") for word in line.split() if "=" not in word}
     makefile = (ROOT / "Makefile").read_text() if wanted else ""

@@ -16,6 +16,7 @@ from trimtab.errors import Fixable
 if TYPE_CHECKING:
     from trimtab.databricks.plan import Change
     from trimtab.databricks.steps import Prepared
+    from trimtab.records.project import Project
 
 Apply = Annotated[bool, typer.Option("--apply", help="Do it. Without, only the plan is shown.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON, with every request in full.")]
@@ -45,13 +46,7 @@ def provision(
         show.say(f"wrote {template}")
         show.then(f"`az deployment group create --resource-group … --template-file {template}`")
         return
-    _carry_out(lambda: steps.prepare_provision(loaded.project), apply, as_json, "`trimtab databricks cluster`")
-    if apply and not as_json and (url := steps.workspace_url(loaded.project)):
-        show.say(f"the workspace is at {url}")
-        if target_host(loaded.project) is None:
-            show.then(
-                f"write `host: {url}` into target.databricks, or a profile by `databricks auth login --host {url}`"
-            )
+    _carry_out(lambda: steps.prepare_provision(loaded.project), apply, as_json, lambda: _address(loaded.project))
 
 
 def cluster(project: Folder = Path(), apply: Apply = False, as_json: AsJson = False) -> None:
@@ -116,7 +111,8 @@ def deploy(
 def monitor(project: Folder = Path(), apply: Apply = False, as_json: AsJson = False) -> None:
     """Watch it: data profiling of the requests (Data Quality Monitoring), and a SQL alert on the error rate.
 
-    Needs the request log, which appears up to an hour after the endpoint's first request.
+    Needs the request log: a view of the endpoint's inference table (which appears up to an hour after the first
+    request) that the drift job of `schedule` makes when it runs first.
     """
     _, loaded = opened(project)
     steps = _room()
@@ -159,10 +155,13 @@ def destroy(
     _carry_out(lambda: steps.prepare_destroy(loaded.project), apply, as_json, then)
 
 
-def target_host(project: Any) -> str | None:
-    """How the file finds its workspace: host or profile, or None."""
+def _address(project: Project) -> str:
+    """What to do once the workspace is there."""
     target = project.target.databricks
-    return target and (target.host or target.profile)
+    url = _room().workspace_url(project)
+    if target is None or target.host or target.profile or url is None:
+        return "`trimtab databricks cluster`"
+    return f"`databricks auth login --host {url}`, and `host: {url}` or the profile in target.databricks"
 
 
 def _share(folder: Path, model: str) -> float:
@@ -187,7 +186,7 @@ def _room() -> Any:
     return steps
 
 
-def _carry_out(prepare: Callable[[], Prepared], apply: bool, as_json: bool, then: str) -> None:
+def _carry_out(prepare: Callable[[], Prepared], apply: bool, as_json: bool, then: str | Callable[[], str]) -> None:
     """Show the plan; with `apply`, do it. Next steps go to standard error."""
     with show.working("looking at what is there…"):
         prepared = prepare()
@@ -198,13 +197,14 @@ def _carry_out(prepare: Callable[[], Prepared], apply: bool, as_json: bool, then
         for change in prepared.changes:
             _show(change)
         show.say(_summary(prepared.changes))
-    if not prepared.todo:
-        show.then(f"nothing to do here: {then}")
-    elif not apply:
+    if prepared.todo and not apply:
         show.then("the same with --apply; nothing was changed")
-    else:
+        return
+    if prepared.todo:
         _apply(prepared)
-        show.then(then)
+    else:
+        show.say("nothing to do")
+    show.then(then if isinstance(then, str) else then())
 
 
 def _apply(prepared: Prepared) -> None:
@@ -217,7 +217,9 @@ def _apply(prepared: Prepared) -> None:
                 status.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         steps.apply(prepared, tell)
-    show.say(f"done: {_summary(prepared.todo)}")
+    done = {"create": "created", "change": "changed", "delete": "deleted"}
+    counted = {word: sum(change.action == action for change in prepared.todo) for action, word in done.items()}
+    show.say("done: " + ", ".join(f"{number} {word}" for word, number in counted.items() if number))
 
 
 def _show(change: Change) -> None:

@@ -152,22 +152,33 @@ def _experiment(w: WorkspaceClient) -> Kind:
 
 
 def _secret_scope(w: WorkspaceClient) -> Kind:
+    """A scope takes no comment: a secret named `trimtab` in it is the mark."""
+
     def read(resource: Resource) -> Json | None:
         return next((scope.as_dict() for scope in w.secrets.list_scopes() if scope.name == resource.name), None)
 
+    def keys(resource: Resource) -> set[str]:
+        return {str(secret.key) for secret in w.secrets.list_secrets(resource.name)}
+
     def kept(resource: Resource, there: Json) -> str:
-        others = {str(secret.key) for secret in w.secrets.list_secrets(resource.name)} - set(resource.given["keys"])
+        others = keys(resource) - {_SCOPE_MARK, *resource.given["keys"]}
         return f"holds secrets that Trimtab did not put there: {', '.join(sorted(others))}" if others else ""
 
     return Kind(
         read=read,
-        create=lambda r: [lambda: w.secrets.create_scope(r.name)],
+        create=lambda r: [
+            lambda: w.secrets.create_scope(r.name),
+            lambda: w.secrets.put_secret(r.name, _SCOPE_MARK, string_value=r.given["mark"]),
+        ],
         change=_nothing,
         delete=lambda r, there: [lambda: w.secrets.delete_scope(r.name)],
-        mine=lambda r, there: True,  # a scope takes no mark: what it holds decides (`kept`)
+        mine=lambda r, there: _SCOPE_MARK in keys(r),
         kept=kept,
         shares=True,
     )
+
+
+_SCOPE_MARK = "trimtab"
 
 
 def _secret(w: WorkspaceClient) -> Kind:

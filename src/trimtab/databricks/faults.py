@@ -6,12 +6,12 @@ azure-core likewise. What arrives here is what remained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import requests
 from azure.core import exceptions as azure
-from databricks.sdk.errors import base, platform
+from databricks.sdk.errors import OperationFailed, base, platform
 
 from trimtab.errors import Fixable
 
@@ -29,24 +29,31 @@ class WorkspaceError(Fixable):
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Run vendor calls; their errors leave as WorkspaceError. `doing` completes "while …"."""
+def translated(doing: str | Callable[[], str]) -> Iterator[None]:
+    """Run vendor calls; their errors leave as WorkspaceError. `doing` completes "while …", or says it when asked."""
     try:
         yield
     except base.DatabricksError as error:
-        raise _databricks(error, doing) from error
+        raise _databricks(error, _place(doing)) from error
     except azure.AzureError as error:
-        raise _azure(error, doing) from error
+        raise _azure(error, _place(doing)) from error
     except TimeoutError as error:
-        raise _timed_out(error, doing) from error
+        raise _timed_out(error, _place(doing)) from error
+    except OperationFailed as error:  # a cluster or an endpoint ended in a failure
+        fix = "look at its events or logs in the workspace, mend what they name, and run the command again"
+        raise WorkspaceError(f"while {_place(doing)}: {_first(error)}", fix) from error
     except requests.RequestException as error:
         fix = "check target.databricks.host and the network"
-        raise WorkspaceError(f"the workspace does not answer while {doing}: {_first(error)}", fix) from error
+        raise WorkspaceError(f"the workspace does not answer while {_place(doing)}: {_first(error)}", fix) from error
     except ValueError as error:  # databricks-sdk: no credentials, or a profile that does not exist
         if not _is_login(error):
             raise
         fix = "set target.databricks.profile to a profile of ~/.databrickscfg, or DATABRICKS_HOST and DATABRICKS_TOKEN"
         raise WorkspaceError(f"Databricks does not know who you are: {_first(error)}", fix) from error
+
+
+def _place(doing: str | Callable[[], str]) -> str:
+    return doing if isinstance(doing, str) else doing()
 
 
 def _databricks(error: base.DatabricksError, doing: str) -> WorkspaceError:
@@ -99,7 +106,10 @@ def _timed_out(error: TimeoutError, doing: str) -> WorkspaceError:
 
 def _missing(text: str) -> str:
     if "able" in text:  # a table
-        return "send the endpoint a request: its inference table appears up to an hour later"
+        return (
+            "ask the endpoint something, wait up to an hour for its inference table, and let the drift job of "
+            "`trimtab databricks schedule --apply` run once: it makes the request log"
+        )
     return "run `trimtab databricks init --apply` first, then `push`, `deploy`, `monitor`, `schedule` in this order"
 
 

@@ -39,11 +39,11 @@ def runtime(w: WorkspaceClient, wanted: str) -> str:
 def _cluster(w: WorkspaceClient) -> Kind:
     def create(resource: Resource) -> Sequence[Call]:
         given = compute.ClusterSpec.from_dict(resource.body)
-        return [lambda: w.clusters.create(**_set(given))]
+        return [lambda: w.clusters.create(**_fields(given, resource.body))]
 
     def change(resource: Resource, there: Json, paths: Sequence[str]) -> Sequence[Call]:
         given = compute.ClusterSpec.from_dict(resource.body)
-        return [lambda: w.clusters.edit(there["cluster_id"], **_set(given))]
+        return [lambda: w.clusters.edit(there["cluster_id"], **_fields(given, resource.body))]
 
     def wait(resource: Resource, tell: Tell) -> None:
         there = _cluster_there(w, resource.name)
@@ -118,10 +118,12 @@ def _endpoint(w: WorkspaceClient) -> Kind:
         calls: list[Call] = []
         if any(path.startswith("config") for path in paths):
             given = serving.EndpointCoreConfigInput.from_dict({"name": resource.name, **resource.body["config"]})
-            calls.append(lambda: w.serving_endpoints.update_config(**_set(given)))
+            config = _fields(given, resource.body["config"])
+            calls.append(lambda: w.serving_endpoints.update_config(resource.name, **config))
         if any(path.startswith("ai_gateway") for path in paths):
             gateway = serving.AiGatewayConfig.from_dict(resource.body["ai_gateway"])
-            calls.append(lambda: w.serving_endpoints.put_ai_gateway(resource.name, **_set(gateway)))
+            parts = _fields(gateway, resource.body["ai_gateway"])
+            calls.append(lambda: w.serving_endpoints.put_ai_gateway(resource.name, **parts))
         return calls
 
     def wait(resource: Resource, tell: Tell) -> None:
@@ -193,16 +195,15 @@ def _alert(w: WorkspaceClient) -> Kind:
 def _job(w: WorkspaceClient) -> Kind:
     """A job by its name. In its body, a task that runs another job names it; the id is filled in when it is sent."""
 
-    def id_of(name: Any) -> Any:
-        there = next(iter(w.jobs.list(name=name)), None)
-        return there.job_id if there else f"<id of {name}>"
-
     def asked(resource: Resource) -> jobs.JobSettings:
-        tasks = [dict(task) for task in resource.body["tasks"]]
-        for task in tasks:
-            if run := task.get("run_job_task"):
-                task["run_job_task"] = {**run, "job_id": id_of(run["job_id"])}
-        return jobs.JobSettings.from_dict({**resource.body, "tasks": tasks})
+        settings = jobs.JobSettings.from_dict(_without_ids(resource.body))
+        names = {task["task_key"]: task.get("run_job_task", {}).get("job_id") for task in resource.body["tasks"]}
+        for task in settings.tasks or ():
+            if task.run_job_task and (name := names[task.task_key]):
+                there = next(iter(w.jobs.list(name=name)), None)
+                unknown: Any = f"<id of {name}>"  # only while rehearsing: jobs are made in the order of the plan
+                task.run_job_task.job_id = there.job_id if there and there.job_id else unknown
+        return settings
 
     def read(resource: Resource) -> Json | None:
         first = next(iter(w.jobs.list(name=resource.name)), None)
@@ -217,7 +218,7 @@ def _job(w: WorkspaceClient) -> Kind:
 
     return Kind(
         read=read,
-        create=lambda r: [lambda: w.jobs.create(**_set(asked(r)))],
+        create=lambda r: [lambda: w.jobs.create(**_fields(asked(r), r.body))],
         change=lambda r, there, paths: [lambda: w.jobs.reset(there["job_id"], asked(r))],
         delete=lambda r, there: [lambda: w.jobs.delete(there["job_id"])],
         mine=lambda r, there: there.get("tags", {}).get("trimtab") == r.body["tags"]["trimtab"],
@@ -232,6 +233,14 @@ def _job_name(w: WorkspaceClient, job_id: int) -> str:
     return (settings and settings.name) or str(job_id)
 
 
-def _set(given: Any) -> dict[str, Any]:
-    """The fields of an SDK dataclass that are set, as arguments."""
-    return {name: value for name, value in vars(given).items() if value is not None}
+def _without_ids(body: Json) -> Json:
+    tasks = [
+        {**task, **({"run_job_task": {**task["run_job_task"], "job_id": 0}} if "run_job_task" in task else {})}
+        for task in body["tasks"]
+    ]
+    return {**body, "tasks": tasks}
+
+
+def _fields(given: Any, body: Json) -> dict[str, Any]:
+    """The fields of an SDK dataclass that the body has, as arguments."""
+    return {name: getattr(given, name) for name in body}

@@ -57,6 +57,8 @@ def settings_of(settings: Settings, project: Project) -> Settings:
         settings,
         database_url=url,
         mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or "databricks",
+        registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or unity_catalog.URI,
+        unity_schema=f"{target.catalog}.{target.schema}",
         files_url=f"file://{target.volume_path}/files",
     )
 

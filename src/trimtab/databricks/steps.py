@@ -129,11 +129,8 @@ def apply(prepared: Prepared, tell: Tell) -> None:
         doing = text.rstrip("…")
         tell(text)
 
-    try:
-        with faults.translated("PLACE"):
-            plan.apply(prepared.kinds, prepared.changes, told)
-    except faults.WorkspaceError as error:
-        raise type(error)(str(error).replace("PLACE", doing), error.fix, error.error_code) from error
+    with faults.translated(lambda: doing):
+        plan.apply(prepared.kinds, prepared.changes, told)
 
 
 def _client(project: Project) -> tuple[Any, Wire]:

@@ -6,6 +6,7 @@ Source of the sequence: MLflow 3.17, `store/_unity_catalog/registry/rest_store.p
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ URI = "databricks-uc"
 def client_of(settings: Settings, uri: str = URI) -> MlflowClient:
     """A client whose registry is Unity Catalog (`databricks-uc`, or `databricks-uc://PROFILE`); runs stay here."""
     registry.client_of(settings)
+    logging.getLogger("mlflow.store._unity_catalog").setLevel(logging.ERROR)  # runs are kept here, as intended
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=uri)
@@ -44,10 +46,7 @@ def check_name(name: str) -> str:
 def find(client: MlflowClient, name: str, spec_hash: str) -> int | None:
     """The newest version with this specification; None when there is none. Raises Fixable."""
     with _translated(f"looking for versions of {check_name(name)}"):
-        for number in sorted(_numbers(client, name), reverse=True):  # a search answers without tags
-            if client.get_model_version(name, str(number)).tags.get("trimtab.spec_hash") == spec_hash:
-                return number
-    return None
+        return registry.number_of(client, name, spec_hash)
 
 
 def tags(client: MlflowClient, name: str, number: int) -> dict[str, str]:
@@ -64,7 +63,7 @@ def aliases(client: MlflowClient, name: str) -> dict[str, int]:
         try:
             shown = client.get_registered_model(name).aliases
         except MlflowException as error:
-            if error.error_code in _ABSENT:
+            if error.error_code in registry.ABSENT:
                 return {}
             raise
     return {alias: int(number) for alias, number in dict(shown).items()}
@@ -142,20 +141,6 @@ def _stand_alone(settings: Settings, version: ModelVersion, model: Path, package
             file.write_text(file.read_text("utf-8").replace(f"trimtab=={__version__}", package), "utf-8")
 
 
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-
-
-def _numbers(client: MlflowClient, name: str) -> list[int]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return [int(version.version) for version in client.search_model_versions(f"name = '{name}'")]
-    except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return []
-        raise
-
-
 @contextmanager
 def _translated(doing: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
@@ -174,6 +159,6 @@ def _fix(code: str, text: str) -> str:
         return "register the version here again: `trimtab register` logs every model with its signature"
     if code == "PERMISSION_DENIED":
         return "ask an owner for CREATE MODEL VERSION on the model and USE on its catalog and schema"
-    if code in _ABSENT:
+    if code in registry.ABSENT:
         return "run `trimtab databricks init --apply` first"
     return "wait a few minutes and run the command again; what was done is kept"
