@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.databricks import plan
@@ -22,11 +22,13 @@ BODIES = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(BODIES)
 def test_nothing_differs_from_itself(body: Any) -> None:
     assert list(plan.differences(body, body)) == []
 
 
+@settings(max_examples=50)
 @given(BODIES, BODIES)
 def test_what_differs_is_found_and_what_the_vendor_adds_is_not(want: Any, have: Any) -> None:
     def covered(want: Any, have: Any) -> bool:
@@ -82,6 +84,7 @@ class Shelf:
         return {"thing": kind}
 
 
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=4))
 def test_a_plan_sends_nothing_and_after_it_is_applied_the_next_one_is_empty(bodies: list[Json]) -> None:
     shelf = Shelf()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.errors import NotFound
@@ -14,6 +15,9 @@ from trimtab import __version__
 from trimtab.databricks import faults
 from trimtab.databricks.wire import Request, Wire, blotted
 from trimtab.records.databricks import DatabricksTarget
+
+DISCOVERY_SECONDS = 3
+"""How long databricks-sdk tries to find out about a host before it goes on without."""
 
 RETRY_SECONDS = 300
 """How long databricks-sdk tries again on 429, 503 and broken connections before it gives up."""
@@ -25,11 +29,12 @@ def connect(target: DatabricksTarget, wire: Wire, **config: Any) -> WorkspaceCli
     `config` goes to databricks-sdk's Config, over what the file says.
     """
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # what matters arrives as an error
-    given = {"profile": target.profile, "host": target.host, "retry_timeout_seconds": RETRY_SECONDS} | config
+    given = {"profile": target.profile, "host": target.host, "retry_timeout_seconds": DISCOVERY_SECONDS} | config
     with faults.translated("logging in to the workspace"):
-        client = WorkspaceClient(
-            config=Config(product="trimtab", product_version=__version__, **{k: v for k, v in given.items() if v})
-        )
+        settings = Config(product="trimtab", product_version=__version__, **{k: v for k, v in given.items() if v})
+        requests.head(f"{settings.host}/.well-known/databricks-config", timeout=20)  # the SDK would try for minutes
+        settings.retry_timeout_seconds = RETRY_SECONDS
+        client = WorkspaceClient(config=settings)
     send = client.api_client.do
 
     def do(method: str, path: str | None = None, url: str | None = None, **more: Any) -> Any:
