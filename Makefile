@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 BROWSER := .venv/.browser
+AZURITE := .venv/.azurite
 
 .PHONY: help demo demo-databricks test lint bench-gateway bench-responsible faults install clean
 
@@ -22,7 +23,7 @@ demo: $(STAMP)
 demo-databricks: $(STAMP)
 	@$(BIN)/python examples/databricks/walk.py
 
-test: lint $(BROWSER)
+test: lint $(BROWSER) $(AZURITE)
 	@$(BIN)/trimtab setup
 	@$(BIN)/python -m pytest
 
@@ -63,6 +64,14 @@ $(BROWSER): $(STAMP)
 	  echo "installing Debian's chromium for the browser test (only the first time)"; \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || echo "chromium could not be installed: the browser test will be skipped"; \
 	else echo "no chromium here and no right to install it: the browser test will be skipped"; fi
+	@touch $@
+
+# Azure's own storage emulator, for the tests of a lake in Azure. Without it they say so and are skipped.
+$(AZURITE): $(STAMP)
+	@if command -v npm >/dev/null; then \
+	  echo "installing Azurite for the tests of Azure storage (about a minute; only the first time)"; \
+	  npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@3.37.0 >/dev/null 2>&1 || echo "Azurite could not be installed: the tests of Azure storage will be skipped"; \
+	else echo "no npm here: the tests of Azure storage will be skipped"; fi
 	@touch $@
 
 clean:

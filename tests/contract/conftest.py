@@ -27,8 +27,11 @@ from trimtab.store.lake import Lake
 def sail() -> Iterator[Any]:
     """A session of Sail."""
     pysail = pytest.importorskip("pysail.spark", reason="pysail is not installed here: pip install pysail")
-    server = pysail.SparkConnectServer("127.0.0.1", 0)
-    server.start(background=True)
+    with pytest.MonkeyPatch.context() as environment:  # a catalog of the name that trimtab.yaml has in these tests
+        environment.setenv("SAIL_CATALOG__LIST", '[{name="ml", type="memory", initial_database=["default"]}]')
+        environment.setenv("SAIL_CATALOG__DEFAULT_CATALOG", "ml")
+        server = pysail.SparkConnectServer("127.0.0.1", 0)
+        server.start(background=True)
     spark = session(f"sc://127.0.0.1:{server.listening_address[1]}")
     yield spark
     spark.stop()

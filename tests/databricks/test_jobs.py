@@ -56,11 +56,11 @@ def test_a_schedule_is_quartz_with_named_days() -> None:
 @pytest.mark.parametrize(
     ("package", "installed"),
     [
-        ("trimtab==0.1.0", "trimtab[train]==0.1.0"),
-        ("trimtab", "trimtab[train]"),
+        ("trimtab==0.1.0", "trimtab[train,databricks]==0.1.0"),
+        ("trimtab", "trimtab[train,databricks]"),
         (
             "/Volumes/ml/s/v/trimtab-0.1.0-py3-none-any.whl",
-            "trimtab[train] @ file:///Volumes/ml/s/v/trimtab-0.1.0-py3-none-any.whl",
+            "trimtab[train,databricks] @ file:///Volumes/ml/s/v/trimtab-0.1.0-py3-none-any.whl",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from trimtab import registry
 from trimtab.errors import Conflict
 from trimtab.gateway.routes import bucket
 from trimtab.lifecycle import cycle as cycles
+from trimtab.lifecycle.rows import here
 from trimtab.promotion import apply, rollout
 from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.promotion import Decision, RolloutLook
@@ -123,7 +124,7 @@ def finish(served: Desk, version: ModelVersion, decision: Decision) -> CycleEnd:
     """The end of a cycle that decided so."""
     now, champion = decision.at, decision.champion or 0
     cycle = Cycle(id=decision.key, model=MODEL, opened_at=now, trigger="test", champion=champion, cut=now)
-    work = cycles.Work(served.settings, served.loaded, served.control, cycle, 1, "none")
+    work = cycles.Work(served.settings, served.loaded, served.control, cycle, 1, "none", here(served.settings))
     return cycles.finish(work, version, decision)
 
 

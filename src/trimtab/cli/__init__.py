@@ -13,7 +13,20 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import compliance, databricks, erasure, evidence, fairness, keys, live, loop, prepare, show
+from trimtab.cli import (
+    bundle,
+    compliance,
+    databricks,
+    erasure,
+    evidence,
+    fairness,
+    job,
+    keys,
+    live,
+    loop,
+    prepare,
+    show,
+)
 from trimtab.errors import TrimtabError
 
 
@@ -27,7 +40,7 @@ class _Lifecycle(TyperGroup):
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
-    ("Retrain and roll out", ("cycle", "approve", "rollback")),
+    ("Retrain and roll out", ("cycle", "approve", "rollback", "job")),
     ("Evidence", ("fairness", "compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
     ("Azure Databricks", ("azure", "databricks")),
     ("See it all in minutes", ("demo",)),
@@ -96,6 +109,18 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (fairness.report, "trimtab fairness report > fairness.md"),
         ),
     ),
+    "job": (
+        "Run one step of the loop, as a scheduler does: profile, drift, curate, train, evaluate, decide, deploy.",
+        (
+            (job.profile, "trimtab job profile"),
+            (job.drift, "trimtab job drift"),
+            (job.curate, 'trimtab job curate --reason "new product line"'),
+            (job.train, "trimtab job train"),
+            (job.evaluate, "trimtab job evaluate"),
+            (job.decide, "trimtab job decide"),
+            (job.deploy, "trimtab job deploy"),
+        ),
+    ),
     "audit": (
         "Check, pin and hand out the audit log.",
         (
@@ -119,6 +144,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (databricks.deploy, "trimtab databricks deploy --canary 10 --apply"),
             (databricks.monitor, "trimtab databricks monitor --apply"),
             (databricks.schedule, "trimtab databricks schedule --apply"),
+            (bundle.bundle, "trimtab databricks bundle --apply"),
             (databricks.destroy, "trimtab databricks destroy --confirm support-triage --apply"),
         ),
     ),

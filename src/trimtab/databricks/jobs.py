@@ -25,6 +25,9 @@ Json = dict[str, Any]
 RETRAIN = ("curate", "train", "evaluate", "decide")
 """Tasks of the retrain job before its gate, in order."""
 
+EXTRAS = "train,databricks"
+"""What jobs need of Trimtab beside its core."""
+
 ENVIRONMENT = "trimtab"
 """Key of the serverless environment, or of the job cluster."""
 
@@ -145,7 +148,10 @@ def _job(project: Project, name: str, tasks: list[Json], description: str) -> Js
 
 def _compute(target: DatabricksTarget) -> Json:
     if target.compute == "serverless":
-        spec = {"environment_version": "4", "dependencies": [package(target, "train"), *target.cluster.libraries]}
+        spec = {
+            "environment_version": "4",
+            "dependencies": [package(target, EXTRAS), *target.cluster.libraries],
+        }
         return {"environments": [{"environment_key": ENVIRONMENT, "spec": spec}]}
     return {"job_clusters": [{"job_cluster_key": ENVIRONMENT, "new_cluster": cluster_spec(target)}]}
 
@@ -167,7 +173,7 @@ def cluster_spec(target: DatabricksTarget) -> Json:
 
 def libraries(target: DatabricksTarget) -> list[Json]:
     """Trimtab and the file's libraries, as a cluster installs them."""
-    wanted = [package(target, "train"), *target.cluster.libraries]
+    wanted = [package(target, EXTRAS), *target.cluster.libraries]
     return [{"whl": line} if line.endswith(".whl") else {"pypi": {"package": line}} for line in wanted]
 
 

@@ -8,7 +8,7 @@ that scores a table (`batch`), is pyspark imported.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -125,8 +125,10 @@ class SparkLake:
         joined = window.join(latest, "row", "left").orderBy("row").select(*LABELLED)
         return _frame(joined).cast({name: INFERENCE.get(name, pl.String()) for name in LABELLED})
 
-    def append(self, arrived: str) -> int:
+    def append(self, arrived: str, versions: Mapping[str, str] | None = None) -> int:
         """Number the rows of the view `arrived` that are not here yet, and add them; how many there were.
+
+        `versions`: what a model version of the view is called here, where that differs.
 
         A row is known by its databricks_request_id. Insertion is a MERGE, which two jobs cannot both commit over the
         same table version: the second one fails, and finds nothing left to do when it is run again.
@@ -134,7 +136,9 @@ class SparkLake:
         for table, schema in ((self._inference, INFERENCE), (self._feedback, FEEDBACK)):
             self._spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl(schema)}) USING DELTA").collect()
         before = self.count()
-        columns = ", ".join(name for name in INFERENCE if name != "row")
+        renamed = "".join(f" WHEN '{int(there)}' THEN '{int(here)}'" for there, here in (versions or {}).items())
+        version = f"CASE model_version{renamed} ELSE model_version END AS model_version" if renamed else "model_version"
+        columns = ", ".join(version if name == "model_version" else name for name in INFERENCE if name != "row")
         numbered = f"""
             SELECT {columns}, {before} - 1 + row_number() OVER (ORDER BY request_time, databricks_request_id) AS row
             FROM {arrived} AS new

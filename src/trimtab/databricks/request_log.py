@@ -24,6 +24,8 @@ Generation = Literal[2, 3]
 SERVED_ENTITIES = "system.serving.served_entities"
 """The system table that names the model version of a served entity."""
 
+_NO_ENTITIES = """(SELECT CAST(NULL AS STRING) AS served_entity_id, CAST(NULL AS STRING) AS entity_name,
+      CAST(NULL AS STRING) AS entity_version, CAST(NULL AS TIMESTAMP) AS change_time)"""
 _MESSAGES = "'array<struct<role:string,content:string>>'"
 _OUTPUT = "'array<struct<type:string,content:string>>'"
 
@@ -137,11 +139,12 @@ def generation(columns: Iterable[str]) -> Generation:
     raise Fixable("this is no inference table", "name the table PREFIX_payload of the endpoint")
 
 
-def select(payload: str, kind: Generation, entities: str = SERVED_ENTITIES) -> str:
-    """The query behind the view, over the inference table `payload`."""
+def select(payload: str, kind: Generation, entities: str | None = SERVED_ENTITIES) -> str:
+    """The query behind the view, over the inference table `payload`. Without `entities` no model version is known."""
+    entities = entities or _NO_ENTITIES
     return "WITH calls AS (" + _CALLS[kind].format(payload=payload, entities=entities) + _REST
 
 
-def view(name: str, payload: str, kind: Generation) -> str:
+def view(name: str, payload: str, kind: Generation, entities: str | None = SERVED_ENTITIES) -> str:
     """The statement that creates the view, or replaces it."""
-    return f"CREATE OR REPLACE VIEW {name} AS\n{select(payload, kind)}"
+    return f"CREATE OR REPLACE VIEW {name} AS\n{select(payload, kind, entities)}"

@@ -138,8 +138,9 @@ def finish(work: Work, candidate: ModelVersion, decision: Decision) -> CycleEnd:
         if work.loaded.project.retrain.brakes.approval == "required":
             wait_for_approval(control, decision, _say(work, "approve"))
         say = _say(work, "roll out")
-        actor, lake = f"cycle {cycle.id}", work.rows.lake
-        promoted = rollout.roll_out(settings, work.loaded, control, decision, actor, say, lake=lake)
+        actor, rows = f"cycle {cycle.id}", work.rows
+        endpoint = rows.endpoint or rollout.Endpoint(rows.lake)
+        promoted = rollout.roll_out(settings, work.loaded, control, decision, actor, say, endpoint=endpoint)
         outcome = "promoted" if promoted else "rolled_back"
         summary = "; ".join(decision.reasons) if promoted else "the canary failed more often than the champion"
     except Conflict as conflict:

@@ -7,9 +7,11 @@ What a scheduler needs to branch on is returned as task values.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from trimtab.errors import Fixable
 from trimtab.lifecycle import cycle as cycles
@@ -142,6 +144,14 @@ def run(name: str, job: Job) -> Values:
         if not free:
             raise Fixable("a cycle is running in another process", "watch it with `trimtab status`")
         return TASKS[name](job)
+
+
+def keep_values(settings: Settings, name: str, values: Values) -> Path:
+    """Write the task values for a scheduler on this machine, as JSON; the file."""
+    file = settings.runtime / "task-values" / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values) + "\n")
+    return file
 
 
 def _opened(job: Job) -> Cycle | None:

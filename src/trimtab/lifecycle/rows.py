@@ -5,19 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trimtab.project import Loaded
+from trimtab.promotion.rollout import Endpoint
 from trimtab.settings import Settings
+from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.lake import AnyLake, Lake
+
+WORKSPACE_LOOK_SECONDS = 300.0
+"""Between two looks at a canary in a workspace: its inference table is minutes behind."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """`arrive` brings in what arrived since the last time, each row once, and returns how many there were."""
+    """`arrive` brings in what arrived since the last time, each row once, and returns how many there were.
+
+    `endpoint` is what a rollout moves; None: the gateways of this machine, which follow by themselves.
+    """
 
     lake: AnyLake
     arrive: Callable[[], int]
+    endpoint: Endpoint | None = None
 
 
 def here(settings: Settings) -> Rows:
     """The rows of this project's gateways."""
     return Rows(Lake(settings), lambda: drain(settings))
+
+
+def anywhere(settings: Settings, loaded: Loaded, control: Control) -> Rows:
+    """The rows of the project: in the catalog of its workspace when this runs there, else those of this machine."""
+    if loaded.project.target.databricks is None:
+        return here(settings)
+    from trimtab.databricks import runtime
+
+    if not runtime.on_spark(loaded.project):
+        return here(settings)
+    lake, arrive = runtime.lake(loaded.project, settings)
+    if not runtime.in_workspace():
+        return Rows(lake, arrive)
+    serve = runtime.serving(settings, loaded, control)
+    return Rows(lake, arrive, Endpoint(lake, serve, arrive, WORKSPACE_LOOK_SECONDS))

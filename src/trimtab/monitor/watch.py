@@ -273,7 +273,8 @@ def _look_at_answers(
 
 def _answered(lake: AnyLake, first: int, fields: list[str]) -> list[quality.Answered]:
     """Labelled rows from `first` on, in order, whose label has every judged field."""
-    frame = lake.labelled(first, lake.count()).filter(pl.col("label").is_not_null())
+    known = pl.col("label").is_not_null() & pl.col("model_version").is_not_null()
+    frame = lake.labelled(first, lake.count()).filter(known)
     columns = frame.select("row", "request_time", "model_version", "output_text", "label")
     rows = [
         quality.Answered(row, time, int(version), output, label_of(label))

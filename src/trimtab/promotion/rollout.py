@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
@@ -23,6 +25,20 @@ from trimtab.store.lake import AnyLake, Lake
 LOOK_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """What serves the versions, and where its answers are seen.
+
+    `serve` makes it serve what the control database says, and returns when it does; `arrive` brings in the answers it
+    gave since. Gateways follow by themselves, and `trimtab up` drains their journals.
+    """
+
+    lake: AnyLake
+    serve: Callable[[], object] = lambda: None
+    arrive: Callable[[], object] = lambda: None
+    look_seconds: float = LOOK_SECONDS
+
+
 def roll_out(
     settings: Settings,
     loaded: Loaded,
@@ -31,13 +47,13 @@ def roll_out(
     actor: str,
     say: Say,
     *,
-    lake: AnyLake | None = None,
+    endpoint: Endpoint | None = None,
 ) -> bool:
     """Load the candidate beside the champion, give it growing shares, then promote it. False: rolled back.
 
     Interrupted, it goes on at the share that was set last. Raises EngineError when the candidate does not load,
     Conflict when the champion moved or a person ended the rollout meanwhile; then the candidate gets no traffic.
-    `lake`: where the answers are seen; by default this project's.
+    `endpoint`: what serves the versions; by default this project's gateways.
     """
     apply.expect_champion(control, decision)
     if control.alias(decision.model, "champion") == decision.candidate:
@@ -46,16 +62,26 @@ def roll_out(
     if harm := next((look for look in looks if look.verdict == "roll_back"), None):  # seen, and then interrupted
         apply.withdraw(settings, control, decision, actor, harm.reason)
         return False
+    endpoint = endpoint or Endpoint(Lake(settings))
     apply.challenge(settings, control, decision, actor)
     try:
-        return _passed(settings, loaded, control, decision, actor, say, lake or Lake(settings))
+        endpoint.serve()
+        return _passed(settings, loaded, control, decision, actor, say, endpoint)
     except Conflict as conflict:
         apply.withdraw(settings, control, decision, actor, str(conflict))
         raise
+    finally:
+        endpoint.serve()
 
 
 def _passed(
-    settings: Settings, loaded: Loaded, control: Control, decision: Decision, actor: str, say: Say, lake: AnyLake
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    decision: Decision,
+    actor: str,
+    say: Say,
+    endpoint: Endpoint,
 ) -> bool:
     """Every step of the canary, then the promotion; False when a look called it back."""
     _wait_until_loaded(settings, control, decision, say)
@@ -66,7 +92,8 @@ def _passed(
         if percent < reached:
             continue
         apply.canary(control, decision, percent)
-        look = _step(loaded, control, lake, decision, percent, _part(say, number, len(shares) - 1))
+        endpoint.serve()
+        look = _step(loaded, control, endpoint, decision, percent, _part(say, number, len(shares) - 1))
         if look.verdict == "roll_back":
             apply.withdraw(settings, control, decision, actor, look.reason)
             return False
@@ -88,7 +115,9 @@ def _wait_until_loaded(settings: Settings, control: Control, decision: Decision,
         time.sleep(LOOK_SECONDS / 4)
 
 
-def _step(loaded: Loaded, control: Control, lake: AnyLake, decision: Decision, percent: float, say: Say) -> RolloutLook:
+def _step(
+    loaded: Loaded, control: Control, endpoint: Endpoint, decision: Decision, percent: float, say: Say
+) -> RolloutLook:
     """Look until the step is decided. The counts run over all steps of this rollout; the step's own over this share."""
     section = loaded.project.rollout
     begun = _began(control, decision, None)
@@ -96,7 +125,8 @@ def _step(loaded: Loaded, control: Control, lake: AnyLake, decision: Decision, p
     labels = registry.get(control, decision.model, decision.candidate).spec.labels
     while True:
         apply.expect_challenger(control, decision)
-        rows = _judged(loaded, lake, labels)
+        endpoint.arrive()
+        rows = _judged(loaded, endpoint.lake, labels)
         canary = rows.filter(pl.col("model_version") == str(decision.candidate), pl.col("request_time") >= begun)
         champion = rows.filter(pl.col("model_version") == str(decision.champion), pl.col("request_time") >= begun)
         look = sequential.look(
@@ -118,7 +148,7 @@ def _step(loaded: Loaded, control: Control, lake: AnyLake, decision: Decision, p
             return look
         done = canary.filter(pl.col("request_time") >= step_begun).height / section.step_requests
         say(min(1.0, done), None, f"{percent:g}% of callers: {look.reason}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(endpoint.look_seconds)
 
 
 def _began(control: Control, decision: Decision, percent: float | None) -> datetime:

@@ -355,3 +355,10 @@ def _log_model(settings: Settings, spec: VersionSpec, run_id: str) -> Any:
                 signature=signature,
                 pip_requirements=[f"trimtab=={__version__}"],
             )
+
+
+def spark_function(spark: Any, model_uri: str) -> Any:
+    """A registered version as a function of a column of texts, for Spark. The workers' own environment answers."""
+    import mlflow.pyfunc
+
+    return mlflow.pyfunc.spark_udf(spark, model_uri, result_type="string", env_manager="local")

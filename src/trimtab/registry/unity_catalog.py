@@ -69,6 +69,14 @@ def aliases(client: MlflowClient, name: str) -> dict[str, int]:
     return {alias: int(number) for alias, number in dict(shown).items()}
 
 
+def versions(client: MlflowClient, name: str) -> dict[int, int]:
+    """This project's number of each version that it published, by its number there. Raises Fixable."""
+    with _translated(f"reading the versions of {check_name(name)}"):
+        numbers = [int(found.version) for found in client.search_model_versions(f"name = '{name}'")]
+    known = {number: tags(client, name, number).get("trimtab.version") for number in numbers}
+    return {there: int(here) for there, here in known.items() if here is not None}
+
+
 def publish(settings: Settings, client: MlflowClient, version: ModelVersion, name: str, package: str) -> int:
     """Register a version of this project in Unity Catalog; it stands alone there: base weights are an artifact.
 

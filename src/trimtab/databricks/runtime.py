@@ -1,0 +1,133 @@
+"""What is different while `trimtab job` runs in the workspace: where rows, files and facts are, and who is told values.
+
+Everything that decides is the same code as on a laptop. The control database is one that all jobs reach: its URL is the
+secret `database-url` of the scope that trimtab.yaml names. Files are shared in the volume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trimtab.databricks import jobs, lake_spark, request_log
+from trimtab.errors import Fixable
+from trimtab.project import Loaded
+from trimtab.records.gateway import EngineState
+from trimtab.records.project import Project
+from trimtab.records.record import utc_now
+from trimtab.registry import unity_catalog
+from trimtab.settings import Settings
+from trimtab.store.control import Control
+
+DATABASE_KEY = "database-url"
+"""The key of the secret that holds the control database's URL."""
+
+
+def in_workspace() -> bool:
+    """Whether this is a job or a notebook of a workspace."""
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
+def on_spark(project: Project) -> bool:
+    """Whether the project's rows are read by Spark: in a workspace, or where SPARK_REMOTE names a Spark Connect server
+    that stands for one."""
+    return project.target.databricks is not None and (in_workspace() or "SPARK_REMOTE" in os.environ)
+
+
+def local_copy(folder: Path) -> Path:
+    """A copy of the project's folder on this machine's disk: a volume is no place for locks and half-written files."""
+    copy = Path(tempfile.mkdtemp(prefix="trimtab-")) / folder.name
+    shutil.copytree(folder, copy)
+    return copy
+
+
+def settings_of(settings: Settings, project: Project) -> Settings:
+    """Where things are for a job in the workspace. Raises Fixable when no control database is named."""
+    target = jobs.target_of(project)
+    url = os.environ.get("TRIMTAB_DATABASE_URL") or _secret(target.secret_scope, DATABASE_KEY)
+    if url is None:
+        fix = f"put a PostgreSQL URL into the secret {DATABASE_KEY} of the scope {target.secret_scope}"
+        raise Fixable("jobs hand over by the control database, and none is named", fix)
+    return dataclasses.replace(
+        settings,
+        database_url=url,
+        mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or "databricks",
+        registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or unity_catalog.URI,
+        unity_schema=f"{target.catalog}.{target.schema}",
+        files_url=f"file://{target.volume_path}/files",
+    )
+
+
+def lake(project: Project, settings: Settings) -> tuple[lake_spark.SparkLake, Callable[[], int]]:
+    """The lake in the catalog, and what brings in the rows that the endpoint's inference table has by now."""
+    target, spark = jobs.target_of(project), lake_spark.session()
+    names = {name: target.in_catalog(f"{project.name}_{name}") for name in ("inference", "feedback")}
+    opened = lake_spark.SparkLake(spark, **names)
+
+    def arrive() -> int:
+        payload = jobs.payload_table(project)
+        if not spark.catalog.tableExists(payload):
+            return 0  # nobody has asked yet
+        kind = request_log.generation(spark.read.table(payload).columns)
+        entities = request_log.SERVED_ENTITIES
+        known = entities if spark.catalog.tableExists(entities) else None  # an account turns its system tables on
+        spark.sql(request_log.view(jobs.request_log(project), payload, kind, known)).collect()
+        return opened.append(jobs.request_log(project), _versions(settings, project) if in_workspace() else {})
+
+    return opened, arrive
+
+
+def set_task_values(values: dict[str, str]) -> None:
+    """Tell the job: {{tasks.NAME.values.KEY}} is the value in a condition."""
+    for key, value in values.items():
+        _dbutils().jobs.taskValues.set(key, value)
+
+
+def serving(settings: Settings, loaded: Loaded, control: Control) -> Callable[[], None]:
+    """What makes the endpoint serve what the control database says: the versions its aliases name, at their shares.
+
+    It returns when the endpoint is ready, and says so in the control database, as the supervisor does on a laptop.
+    """
+    from trimtab import registry
+    from trimtab.databricks import steps
+
+    name = loaded.project.name
+
+    def serve() -> None:
+        numbers = {alias: control.alias(name, alias) for alias in registry.ALIASES}
+        versions = {alias: registry.get(control, name, n) for alias, n in numbers.items() if n is not None}
+        traffic = control.traffic(name)
+        share = traffic.percent if traffic and traffic.version is not None else 0.0
+        steps.apply(steps.prepare_push(settings, loaded, versions), lambda _: None)
+        steps.apply(steps.prepare_deploy(loaded.project, share), lambda _: None)
+        for version in versions.values():
+            control.set_engine(EngineState(model=name, version=version.version, state="ready", at=utc_now()))
+
+    return serve
+
+
+def _versions(settings: Settings, project: Project) -> dict[str, str]:
+    """The project's number of each version in Unity Catalog, by its number there."""
+    client, name = unity_catalog.client_of(settings), jobs.target_of(project).in_catalog(project.name)
+    return {str(there): str(here) for there, here in unity_catalog.versions(client, name).items()}
+
+
+def _secret(scope: str, key: str) -> str | None:
+    """A secret's value; None where there is none. Databricks has no error of its own for that."""
+    try:
+        return str(_dbutils().secrets.get(scope=scope, key=key))
+    except Exception as error:
+        if "does not exist" in str(error).lower():
+            return None
+        raise Fixable(f"the secret {key} of the scope {scope} cannot be read: {error}", "grant READ on it") from error
+
+
+def _dbutils() -> Any:
+    from databricks.sdk.runtime import dbutils
+
+    return dbutils
