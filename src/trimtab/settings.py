@@ -2,7 +2,9 @@
 
 Environment: TRIMTAB_BLOBS (weights shared by all projects, default ~/.cache/trimtab/blobs),
 TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the
-project), TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
+project; databricks is a workspace), MLFLOW_REGISTRY_URI (default: where runs are, in a workspace databricks-uc),
+TRIMTAB_UNITY_SCHEMA (catalog.schema of registered models, where the registry is Unity Catalog),
+TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
 TRIMTAB_TLS_CERT and TRIMTAB_TLS_KEY (PEM files: the gateway speaks TLS).
 """
 
@@ -26,6 +28,8 @@ class Settings:
     dashboard_port: int
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    registry_uri: str = ""
+    unity_schema: str = ""
 
     @property
     def gateway_url(self) -> str:
@@ -104,16 +108,19 @@ def load(root: Path | str = ".") -> Settings:
     root = Path(root).resolve()
     env = os.environ
     home = root / ".trimtab"
+    runs = env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     return Settings(
         root=root,
         blobs=Path(env.get("TRIMTAB_BLOBS") or Path.home() / ".cache" / "trimtab" / "blobs"),
         database_url=env.get("TRIMTAB_DATABASE_URL") or f"sqlite:///{home / 'trimtab.db'}",
-        mlflow_uri=env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        mlflow_uri=runs,
         host=env.get("TRIMTAB_HOST", "127.0.0.1"),
         port=int(env.get("TRIMTAB_PORT", "8080")),
         dashboard_port=int(env.get("TRIMTAB_DASHBOARD_PORT", "8081")),
         tls_cert=_path(env.get("TRIMTAB_TLS_CERT")),
         tls_key=_path(env.get("TRIMTAB_TLS_KEY")),
+        registry_uri=env.get("MLFLOW_REGISTRY_URI") or runs.replace("databricks", "databricks-uc", 1),
+        unity_schema=env.get("TRIMTAB_UNITY_SCHEMA", ""),
     )
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import evidence, keys, live, loop, prepare, show
+from trimtab.cli import azure, databricks, evidence, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -29,6 +29,7 @@ PANELS = (
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
     ("Evidence", ("audit", "card")),
+    ("Azure Databricks", ("azure", "databricks")),
     ("See it all in minutes", ("demo",)),
 )
 """The commands by stage: the order of `trimtab --help`."""
@@ -71,6 +72,27 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (evidence.bundle, "trimtab audit bundle 2026-q4.zip --from 2026-10-01 --to 2027-01-01"),
         ),
     ),
+    "azure": (
+        "Create the Azure Databricks workspace that trimtab.yaml names, and write what Azure watches and schedules.",
+        (
+            (databricks.provision, "trimtab azure provision --apply"),
+            (azure.alerts, "trimtab azure alerts --email oncall@example.com --write alerts.json"),
+            (azure.data_factory, "trimtab azure data-factory --write retrain.json"),
+            (azure.token, "trimtab azure token --scope https://ai.azure.com/.default"),
+        ),
+    ),
+    "databricks": (
+        "Bring the same trimtab.yaml into a workspace, step by step: each command plans, --apply does it.",
+        (
+            (databricks.cluster, "trimtab databricks cluster --apply"),
+            (databricks.init, "trimtab databricks init --apply"),
+            (databricks.push, "trimtab databricks push --apply"),
+            (databricks.deploy, "trimtab databricks deploy --canary 10 --apply"),
+            (databricks.monitor, "trimtab databricks monitor --apply"),
+            (databricks.schedule, "trimtab databricks schedule --apply"),
+            (databricks.destroy, "trimtab databricks destroy --confirm support-triage --apply"),
+        ),
+    ),
 }
 
 
@@ -83,7 +105,9 @@ def _application() -> typer.Typer:
     for name, (about, bodies) in _GROUPS.items():
         group = typer.Typer(no_args_is_help=True, help=about, epilog=f"Example: {bodies[0][1]}")
         for body, example in bodies:
-            group.command(body.__name__.rstrip("_"), help=_help(body), epilog=f"Example: {example}")(body)
+            group.command(body.__name__.rstrip("_").replace("_", "-"), help=_help(body), epilog=f"Example: {example}")(
+                body
+            )
         app.add_typer(group, name=name, rich_help_panel=panel[name])
     return app
 

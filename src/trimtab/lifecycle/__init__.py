@@ -4,6 +4,6 @@ This room knows every stage; the stages do not know each other.
 """
 
 from trimtab.lifecycle.bundle import write as write_bundle
-from trimtab.lifecycle.cycle import STAGES, approve, card, open_cycle, run_cycle, run_now, unfinished
+from trimtab.lifecycle.cycle import STAGES, approve, card, dry_run, open_cycle, run_cycle, run_now, unfinished
 
-__all__ = ["STAGES", "approve", "card", "open_cycle", "run_cycle", "run_now", "unfinished", "write_bundle"]
+__all__ = ["STAGES", "approve", "card", "dry_run", "open_cycle", "run_cycle", "run_now", "unfinished", "write_bundle"]

@@ -24,7 +24,8 @@ class Loaded:
     """A project without faults.
 
     `hash`: SHA-256 over the bytes of trimtab.yaml and of every file it names (weights excepted: versions carry their
-    hash). `prompt`: system text, and the few-shot examples as one-line answers.
+    hash). `prompt`: system text, and the few-shot examples as one-line answers. `files`: those files, relative to the
+    project's folder.
     """
 
     project: Project
@@ -32,6 +33,7 @@ class Loaded:
     labels: LabelSet | None
     prompt: Prompt
     swaps: Swaps | None
+    files: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Loaded:
@@ -87,7 +89,7 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
     rules.look(reading, project, labels, swaps)
-    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps)
+    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, tuple(dict.fromkeys(reading.files)))
 
 
 def _sorted(reading: Reading) -> list[ConfigError]:

@@ -63,14 +63,15 @@ class Document:
 class Reading:
     """The project file and what was found wrong in it and the files it names, so far.
 
-    `digests`: SHA-256 of each file read, by the field that names it. `broken`: places whose value was refused, so that
-    no later check complains about a consequence.
+    `digests`: SHA-256 of each file read, by the field that names it; `files`: their names. `broken`: places whose value
+    was refused, so that no later check complains about a consequence.
     """
 
     home: Path
     main: Document
     faults: list[ConfigError] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
     broken: list[Loc] = field(default_factory=list)
 
     def is_broken(self, loc: Loc) -> bool:
@@ -117,6 +118,7 @@ class Reading:
             self.fault(loc, f"cannot read {shown(name)}: {reason}", "make it readable, or correct the path")
             return None
         self.digests[dotted(loc)] = hashlib.sha256(content).hexdigest()
+        self.files.append(name)
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError:
@@ -150,7 +152,7 @@ def open_project(path: Path) -> Reading:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError("is not UTF-8 text", "save it as UTF-8", file=path.name, line=line) from None
     digest = hashlib.sha256(content).hexdigest()
-    return Reading(path.parent, parse(text, path.name), digests={"trimtab.yaml": digest})
+    return Reading(path.parent, parse(text, path.name), digests={"trimtab.yaml": digest}, files=[path.name])
 
 
 def parse(text: str, file: str) -> Document:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALIASES = ("champion", "challenger")
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+"""MLflow's error codes for what is not there."""
 
 
 def base_weights(settings: Settings, project: Project, base: str) -> Weights:
@@ -144,14 +147,14 @@ def history(control: Control, model: str) -> list[AliasMove]:
 def show_aliases(settings: Settings, control: Control, model: str) -> None:
     """Make MLflow's aliases say what the control database says. A registry that is away is logged, not fatal."""
     try:
-        client = _client(settings)
-        shown = dict(client.get_registered_model(model).aliases)
+        client, name = client_of(settings), registered_name(settings, model)
+        shown = dict(client.get_registered_model(name).aliases)
         for alias in ALIASES:
             version = control.alias(model, alias)
             if version is None and alias in shown:
-                client.delete_registered_model_alias(model, alias)
+                client.delete_registered_model_alias(name, alias)
             elif version is not None and str(shown.get(alias)) != str(version):
-                client.set_registered_model_alias(model, alias, str(version))
+                client.set_registered_model_alias(name, alias, str(version))
     except Exception as error:  # MLflow raises many kinds; routing does not depend on it
         log.warning("MLflow does not show the aliases of %s yet: %s", model, error)
 
@@ -159,24 +162,56 @@ def show_aliases(settings: Settings, control: Control, model: str) -> None:
 def show_checkpoint(settings: Settings, model: str, note: str) -> None:
     """Keep the audit log's newest checkpoint as a tag of the registered model. ConnectionError: MLflow is away."""
     try:
-        _client(settings).set_registered_model_tag(model, "trimtab.audit_checkpoint", note)
+        client, name = client_of(settings), registered_name(settings, model)
+        client.set_registered_model_tag(name, "trimtab.audit_checkpoint", note)
     except Exception as error:  # MLflow raises many kinds
         raise ConnectionError(f"MLflow does not take the checkpoint: {error}") from error
 
 
 def log_metrics(settings: Settings, version: ModelVersion, metrics: Mapping[str, float]) -> None:
     """Add metrics to a version's run, e.g. what the gates measured."""
-    client = _client(settings)
+    client = client_of(settings)
     for name, value in metrics.items():
         client.log_metric(version.run_id, name, value)
 
 
 def log_text(settings: Settings, version: ModelVersion, text: str, file: str) -> None:
     """Add a text artifact to a version's run, e.g. its model card."""
-    _client(settings).log_text(version.run_id, text, file)
+    client_of(settings).log_text(version.run_id, text, file)
 
 
-def _client(settings: Settings) -> MlflowClient:
+def registered_name(settings: Settings, model: str) -> str:
+    """What the registry calls a model of this project: in Unity Catalog catalog.schema.name, `-` written `_`.
+
+    Raises Fixable when the registry is Unity Catalog and TRIMTAB_UNITY_SCHEMA does not say where in it.
+    """
+    if not settings.registry_uri.startswith("databricks-uc"):
+        return model
+    if not re.fullmatch(r"[^.\s]+\.[^.\s]+", settings.unity_schema):
+        given = f"TRIMTAB_UNITY_SCHEMA is {settings.unity_schema!r}" if settings.unity_schema else "no schema is named"
+        raise Fixable(f"the registry is Unity Catalog, and {given}", "set TRIMTAB_UNITY_SCHEMA to catalog.schema")
+    return f"{settings.unity_schema}.{model.replace('-', '_')}"
+
+
+def number_of(client: MlflowClient, name: str, spec_hash: str) -> int | None:
+    """The newest version of a registered model with this specification; None when there is none, or no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: -int(v.version))
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
+    for version in versions:  # Unity Catalog answers a search without tags
+        tags = version.tags or client.get_model_version(name, version.version).tags
+        if tags.get("trimtab.spec_hash") == spec_hash:
+            return int(version.version)
+    return None
+
+
+def client_of(settings: Settings) -> MlflowClient:
+    """MLflow's client of this project; telemetry is off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -200,31 +235,45 @@ def _log_version(
     training: TrainingRun | None,
     note: str,
 ) -> tuple[int, str]:
-    client = _client(settings)
-    if not client.search_registered_models(filter_string=f"name = '{spec.model}'"):
-        client.create_registered_model(spec.model, description="Managed by Trimtab.")
-    found = client.search_model_versions(f"name = '{spec.model}' and tags.`trimtab.spec_hash` = '{spec.hash}'")
-    if found:
-        return int(found[0].version), found[0].run_id or ""
+    client, name = client_of(settings), registered_name(settings, spec.model)
+    if not _is_registered(client, name):
+        client.create_registered_model(name, description="Managed by Trimtab.")
+    if (found := number_of(client, name, spec.hash)) is not None:
+        return found, client.get_model_version(name, str(found)).run_id or ""
     run_id = _run(client, settings, spec, lineage)
-    for name, value in _params(spec, dataset, training).items():
-        client.log_param(run_id, name, value)
+    for parameter, value in _params(spec, dataset, training).items():
+        client.log_param(run_id, parameter, value)
     losses = {"first": training.loss_first, "last": training.loss_last} if training else {}
     for when, loss in losses.items():
         if loss is not None:
             client.log_metric(run_id, f"train/loss_{when}", loss)
     info = _log_model(settings, spec, run_id)
     version = client.create_model_version(
-        spec.model, source=info.model_uri, run_id=run_id, tags=lineage, description=note, model_id=info.model_id
+        name, source=info.model_uri, run_id=run_id, tags=lineage, description=note, model_id=info.model_id
     )
     client.set_terminated(run_id)
     return int(version.version), run_id
 
 
+def _is_registered(client: MlflowClient, name: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return False
+        raise
+    return True
+
+
 def _run(client: MlflowClient, settings: Settings, spec: VersionSpec, lineage: dict[str, str]) -> str:
-    experiment = client.get_experiment_by_name(spec.model)
+    remote = settings.mlflow_uri.startswith("databricks")  # where an experiment is a path, and keeps its own artifacts
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or (f"/Shared/{spec.model}" if remote else spec.model)
+    experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        identity = client.create_experiment(spec.model, artifact_location=settings.mlflow_artifacts.as_uri())
+        artifacts = None if remote else settings.mlflow_artifacts.as_uri()
+        identity = client.create_experiment(name, artifact_location=artifacts)
     else:
         identity = experiment.experiment_id
     unfinished = client.search_runs(

@@ -1,7 +1,8 @@
 """The MLflow model, as models-from-code: loaded by plain `mlflow.pyfunc.load_model`, served by `mlflow models serve`.
 
 One string column `input` in, one string per row out. The version's specification is the model's configuration; the
-adapter is an artifact; the base weights are found by SHA-256 in the blob store (TRIMTAB_BLOBS).
+adapter is an artifact; the base weights are found by SHA-256 in the blob store (TRIMTAB_BLOBS), or are an artifact too
+where the model must stand alone (Unity Catalog).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class ServedVersion(PythonModel):
         where = settings.load()
         if adapter := context.artifacts.get("adapter"):
             blobs.put(where.blobs, Path(adapter), self.spec.adapter_sha256)
+        if base := context.artifacts.get("base"):
+            blobs.put(where.blobs, Path(base), self.spec.base.sha256)
         self.target = LocalTarget()
         log = Path(tempfile.mkdtemp(prefix="trimtab-engine-")) / "engine.log"
         self.engine = engine.start(where, self.spec, log, self.target)
