@@ -32,12 +32,30 @@ def span_of(request_id: str) -> str:
     return request_id[16:]
 
 
-def exported(signal: Literal["TRACES", "METRICS"]) -> bool:
-    """Whether this environment names a collector for a signal (OpenTelemetry's own variables; none is named unset)."""
+Signal = Literal["TRACES", "METRICS"]
+AZURE_MONITOR = "APPLICATIONINSIGHTS_CONNECTION_STRING"
+
+
+def exported(signal: Signal) -> bool:
+    """Whether this environment names anybody to export a signal to."""
+    return over_otlp(signal) or to_azure_monitor(signal)
+
+
+def over_otlp(signal: Signal) -> bool:
+    """Whether it names a collector for a signal (OpenTelemetry's own variables; none is named unset)."""
     env = os.environ
-    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get(f"OTEL_{signal}_EXPORTER") == "none":
-        return False
-    return bool(env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or env.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+    named = env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or env.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return bool(named) and _wanted(signal)
+
+
+def to_azure_monitor(signal: Signal) -> bool:
+    """Whether it names an Application Insights component (Azure Monitor's own variable)."""
+    return bool(os.environ.get(AZURE_MONITOR)) and _wanted(signal)
+
+
+def _wanted(signal: Signal) -> bool:
+    env = os.environ
+    return env.get("OTEL_SDK_DISABLED", "").lower() != "true" and env.get(f"OTEL_{signal}_EXPORTER") != "none"
 
 
 def onward(headers: Mapping[bytes, bytes], parent: str | None, request_id: str, own_span: bool) -> bytes:

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otlp_collector import Collector, named
 from trimtab import settings as trimtab_settings
 from trimtab.monitor import telemetry
-from trimtab.monitor.telemetry import Export
+from trimtab.monitor.telemetry import Export, destinations
 from trimtab.settings import Settings
 from trimtab.store.drain import drain
 from trimtab.store.journal import Closed, Journal
@@ -53,6 +53,11 @@ def ask(place: Settings, *numbers: int, **more: Any) -> None:
     drain(place)
 
 
+def export_of(place: Settings) -> Export:
+    (to,) = destinations(place)
+    return Export(place, to)
+
+
 def ident(number: int) -> str:
     return f"{number + 1:032x}"
 
@@ -64,7 +69,7 @@ def count(points: list[HistogramDataPoint]) -> int:
 def test_a_row_is_a_span_with_the_names_of_the_conventions_and_none_of_its_words(
     place: Settings, collector: Collector
 ) -> None:
-    export = Export(place)
+    export = export_of(place)
     ask(place, 0, traceparent=f"00-{TRACE}-{PARENT}-01")
     ask(place, 1, outcome="error", status_code=502, ttfb_ms=None, output_tokens=None)
     assert Lake(place).sample(0, 2, ["trace_id"])["trace_id"].to_list() == [TRACE, None]
@@ -111,11 +116,11 @@ def test_each_row_is_sent_once_however_often_the_process_starts_anew(
 ) -> None:
     monkeypatch.setattr(telemetry, "BATCH_ROWS", 4)
     ask(place, 0)  # before there was an export: not sent
-    Export(place).send()
+    export_of(place).send()
     for start in (1, 12, 13):
         ask(place, *range(start, min(start + 11, 20)))
-        Export(place).send()
-    Export(place).send()
+        export_of(place).send()
+    export_of(place).send()
     assert [span.span_id.hex() for span in collector.spans()] == [span_of(ident(n)) for n in sent(1, 12, 13)]
     assert count(collector.points()["gen_ai.server.request.duration"]) == len(sent(1, 12, 13))
 
@@ -130,7 +135,7 @@ def test_a_collector_that_is_away_gets_everything_when_it_is_back(
     place: Settings, collector: Collector, mood: str, anew: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`deaf` takes what comes and does not say so: what it gets twice is the same twice."""
-    export = Export(place)
+    export = export_of(place)
     ask(place, 0)
     export.send()
     collector.mood = mood
@@ -139,7 +144,7 @@ def test_a_collector_that_is_away_gets_everything_when_it_is_back(
         export.send()
     assert len([record for record in caplog.records if "does not take" in record.message]) == 2  # spans, metrics
     collector.mood = "well"
-    (Export(place) if anew else export).send()
+    (export_of(place) if anew else export).send()
     ids = {span.span_id.hex() for span in collector.spans()}
     assert ids == {span_of(ident(n)) for n in range(4)}
     by_id = {(span.trace_id, span.span_id): span for span in collector.spans()}
@@ -150,7 +155,7 @@ def test_a_collector_that_is_away_gets_everything_when_it_is_back(
 
 
 def test_a_caller_who_does_not_sample_gets_no_span_but_is_measured(place: Settings, collector: Collector) -> None:
-    export = Export(place)
+    export = export_of(place)
     ask(place, 0, traceparent=f"00-{TRACE}-{PARENT}-00")
     export.send()
     assert collector.spans() == []
@@ -162,7 +167,7 @@ def test_only_what_was_asked_for_is_sent(
 ) -> None:
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "our-desk")
-    export = Export(place)
+    export = export_of(place)
     ask(place, 0)
     export.send()
     ((path, body),) = collector.requests

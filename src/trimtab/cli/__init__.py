@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from trimtab import __version__
 from trimtab.cli import (
+    azure,
     bundle,
     compliance,
     databricks,
@@ -132,8 +133,13 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         ),
     ),
     "azure": (
-        "Create the Azure Databricks workspace that trimtab.yaml names.",
-        ((databricks.provision, "trimtab azure provision --apply"),),
+        "Create the Azure Databricks workspace that trimtab.yaml names, and write what Azure watches and schedules.",
+        (
+            (databricks.provision, "trimtab azure provision --apply"),
+            (azure.alerts, "trimtab azure alerts --email oncall@example.com --write alerts.json"),
+            (azure.data_factory, "trimtab azure data-factory --write retrain.json"),
+            (azure.token, "trimtab azure token --scope https://ai.azure.com/.default"),
+        ),
     ),
     "databricks": (
         "Bring the same trimtab.yaml into a workspace, step by step: each command plans, --apply does it.",
@@ -166,7 +172,9 @@ def _application() -> typer.Typer:
         if alone is not None:
             group.callback(invoke_without_command=True, help=_help(alone))(alone)
         for body, example in bodies:
-            group.command(body.__name__.rstrip("_"), help=_help(body), epilog=f"Example: {example}")(body)
+            group.command(body.__name__.rstrip("_").replace("_", "-"), help=_help(body), epilog=f"Example: {example}")(
+                body
+            )
         app.add_typer(group, name=name, rich_help_panel=panel[name])
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from trimtab.cli.opening import Folder, opened, recorded
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from trimtab.records.training import DatasetVersion
     from trimtab.settings import Settings
+    from trimtab.training.hosted import Plan
 
 _NEXT = {
     "promoted": "`trimtab card` for what became champion, `trimtab rollback` if you regret it",
@@ -28,6 +31,9 @@ _NEXT = {
 def run(
     project: Folder = Path(),
     reason: Annotated[str, typer.Option(help="Why now; it stands in the record.")] = "asked on the command line",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the data, and what a provider would be asked and paid.")
+    ] = False,
 ) -> None:
     """Run one retraining cycle now: curate, train, judge, roll out. An interrupted cycle resumes where it stopped.
 
@@ -36,10 +42,27 @@ def run(
     settings, loaded = opened(project)
     from trimtab import lifecycle
 
+    if dry_run:
+        _preview(*lifecycle.dry_run(settings, loaded))
+        return
+
     with _watching(settings):
         end = lifecycle.run_now(settings, loaded, reason)
     show.say(f"cycle {end.cycle} {end.outcome}: {end.summary}")
     show.then(_NEXT.get(end.outcome, "`trimtab history`, and the dashboard for the evidence"))
+
+
+def _preview(dataset: DatasetVersion, plan: Plan | None) -> None:
+    left_out = ", ".join(f"{n} {reason}" for reason, n in sorted(dataset.excluded.items())) or "none"
+    show.say(f"data: {dataset.n_train} rows to train on, {dataset.n_holdout} held out; left out: {left_out}")
+    if plan is not None:
+        cost = "no price in retrain.hosted.price" if plan.usd is None else f"about {plan.usd:.2f} USD"
+        show.say(f"upload to {plan.provider}: {plan.rows} rows, {plan.bytes} bytes, SHA-256 {plan.sha256}")
+        show.say(f"job: {json.dumps(plan.request)}")
+        show.say(f"cost: about {plan.tokens} tokens in {plan.epochs} epochs, {cost}")
+        if plan.deployment is not None:
+            show.say(f"deployment, billed by the hour until it is deleted: {json.dumps(plan.deployment)}")
+    show.then("the same without --dry-run; nothing was sent or started")
 
 
 def approve(

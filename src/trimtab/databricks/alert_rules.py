@@ -73,11 +73,19 @@ def kql(threshold: Threshold) -> str:
 
 
 def alert_v2(
-    threshold: Threshold, *, name: str, table: str, warehouse: str, emails: Sequence[str] = (), paused: bool = False
+    threshold: Threshold,
+    *,
+    name: str,
+    table: str,
+    warehouse: str,
+    emails: Sequence[str] = (),
+    paused: bool = False,
+    description: str = "",
 ) -> dict[str, Any]:
     """The body of a Databricks SQL alert (`/api/2.0/alerts`), evaluated once in each window."""
     return {
         "display_name": f"{name}: {threshold.text}",
+        "custom_description": f"{description}. False alarm at most {ALPHA:g} per window.".removeprefix(". "),
         "query_text": sql(threshold, table),
         "warehouse_id": warehouse,
         "schedule": {
@@ -99,13 +107,17 @@ def alert_v2(
 
 
 def databricks_alerts(
-    project: Project, *, table: str, warehouse: str, emails: Sequence[str] = (), paused: bool = False
+    project: Project,
+    *,
+    table: str,
+    warehouse: str,
+    emails: Sequence[str] = (),
+    paused: bool = False,
+    description: str = "",
 ) -> list[dict[str, Any]]:
     """A Databricks SQL alert for each threshold that the file's alerts name."""
-    return [
-        alert_v2(one, name=project.name, table=table, warehouse=warehouse, emails=emails, paused=paused)
-        for one in project.thresholds()
-    ]
+    also: dict[str, Any] = {"emails": emails, "paused": paused, "description": description}
+    return [alert_v2(one, name=project.name, table=table, warehouse=warehouse, **also) for one in project.thresholds()]
 
 
 def arm_template(project: Project, emails: Sequence[str] = ()) -> dict[str, Any]:

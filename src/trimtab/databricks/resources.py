@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab.databricks import jobs
+from trimtab.databricks import alert_rules, jobs
 from trimtab.databricks.jobs import target_of
 from trimtab.databricks.plan import Json, Resource
 from trimtab.errors import Fixable
@@ -126,7 +126,18 @@ def alerts(project: Project) -> list[Resource]:
         "SELECT count_if(status_code >= 400) / greatest(count(*), 1) AS error_rate "
         f"FROM {jobs.request_log(project)} WHERE request_time > current_timestamp() - INTERVAL 1 HOUR"
     )
-    return [_alert(project, target.warehouse, "error rate", query, "error_rate", target.monitor.error_rate_max)]
+    of_file = alert_rules.databricks_alerts(
+        project,
+        table=jobs.request_log(project),
+        warehouse=target.warehouse,
+        emails=target.alerts.emails,
+        paused=target.paused,
+        description=mark(project),
+    )
+    return [
+        _alert(project, target.warehouse, "error rate", query, "error_rate", target.monitor.error_rate_max),
+        *(Resource("alert", body["display_name"], body) for body in of_file),
+    ]
 
 
 def scheduled(project: Project) -> list[Resource]:

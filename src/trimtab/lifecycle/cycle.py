@@ -30,6 +30,7 @@ from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
 from trimtab.settings import Settings
 from trimtab.store import artifacts
 from trimtab.store.control import Control
+from trimtab.training.hosted import Plan
 
 STAGES = ("register", "serve", "watch", "retrain", "judge", "roll out")
 """The lifecycle in order: the CLI's panels, the docs and the dashboard follow it."""
@@ -194,6 +195,34 @@ def run_now(settings: Settings, loaded: Loaded, reason: str) -> CycleEnd:
         waiting = unfinished(control, loaded.project.name)
         cycle = waiting[0] if waiting else open_cycle(control, loaded.project.name, reason, utc_now())
         return run_cycle(settings, loaded, control, cycle, rows)
+
+
+def dry_run(settings: Settings, loaded: Loaded) -> tuple[DatasetVersion, Plan | None]:
+    """The dataset that a cycle would train on now, and what it would ask of a provider (None: it trains here).
+
+    Nothing is opened, sent or registered. Raises Fixable and StepFailed as the cycle would.
+    """
+    control, now = Control(settings), utc_now()
+    champion = registry.champion(control, loaded.project.name)
+    cycle = Cycle(
+        id=f"{now:%Y%m%d-%H%M%S}",
+        model=loaded.project.name,
+        opened_at=now,
+        trigger="dry run",
+        champion=champion.version,
+        cut=now,
+    )
+    work = Work(settings, loaded, control, cycle, 1, "none", here(settings))
+    with only_cycle(settings) as free:
+        if not free:
+            raise Fixable("a cycle is running in another process", "watch it with `trimtab status`")
+        try:
+            dataset = _curate(work)
+        finally:
+            settings.progress_file.unlink(missing_ok=True)
+    if loaded.project.retrain.method != "hosted":
+        return dataset, None
+    return dataset, training.plan(loaded.project, dataset, _tuned_prompt(work).system, key=work.key)[0]
 
 
 def approve(settings: Settings, loaded: Loaded, cycle: str | None, actor: str) -> None:

@@ -101,14 +101,21 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
 
 
 def _export(scheduler: BackgroundScheduler, settings: Settings, once: dict[str, Any]) -> Callable[[], None]:
-    """Export rows to a collector, if the environment names one; returns what ends it."""
+    """Export rows to whom the environment names, each at its own pace; returns what ends it."""
     if not trace_context.exported("TRACES") and not trace_context.exported("METRICS"):
         return lambda: None
-    from trimtab.monitor.telemetry import Export  # OpenTelemetry's packages take a tenth of a second to import
+    from trimtab.monitor import telemetry  # OpenTelemetry's packages take a tenth of a second to import
 
-    export = Export(settings)
-    scheduler.add_job(_guarded(export.send), "interval", seconds=EXPORT_SECONDS, id="telemetry", **once)
-    return export.close
+    exports = [telemetry.Export(settings, to) for to in telemetry.destinations(settings)]
+    for number, export in enumerate(exports):
+        job = _guarded(export.send)
+        scheduler.add_job(job, "interval", seconds=EXPORT_SECONDS, id=f"telemetry-{number}", **once)
+
+    def close() -> None:
+        for export in exports:
+            export.close()
+
+    return close
 
 
 def trigger(

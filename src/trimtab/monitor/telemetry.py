@@ -1,7 +1,8 @@
-"""OpenTelemetry: rows leave as spans and metrics over OTLP/HTTP. The one module that knows the `gen_ai.*` names.
+"""OpenTelemetry: rows leave as spans and metrics. The one module that knows the `gen_ai.*` names.
 
 The boundary: reads closed rows, sends; nothing on the way of a request waits for it. It runs only where the environment
-names a collector (OTEL_EXPORTER_OTLP_ENDPOINT), and begins with the rows that come after that was first the case.
+names a destination: an OTLP/HTTP collector (OTEL_EXPORTER_OTLP_ENDPOINT), Azure Monitor
+(APPLICATIONINSIGHTS_CONNECTION_STRING), or both; and begins with the rows that come after that was first the case.
 
 Each row is sent once: how far we are is on disk. When the collector is away the rows wait in the lake. When its answer
 was lost they are sent again as exactly the same: a span's ids follow from the row, and metrics are cumulative, their
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
@@ -31,6 +33,7 @@ from opentelemetry.sdk.metrics.export import (
     Histogram,
     HistogramDataPoint,
     Metric,
+    MetricExporter,
     MetricExportResult,
     MetricsData,
     ResourceMetrics,
@@ -38,7 +41,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -59,7 +62,7 @@ _OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": "embeddin
 _COLUMNS = [
     *("row", "databricks_request_id", "request_time", "execution_duration_ms", "time_to_first_byte_ms"),
     *("input_tokens", "output_tokens", "status_code", "outcome", "route", "model_name", "model_version"),
-    *("trace_id", "request_tags"),
+    *("trace_id", "request_tags", "cost_nano_usd"),
 ]
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -100,16 +103,44 @@ class _Position:
     totals: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-class Export:
-    """The export of one project. Call `send` from one thread; `close` may come from another."""
+@dataclass(frozen=True)
+class Destination:
+    """Who is told, and the file that says how far. `delta`: metrics since the last ones, not since the beginning."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._lake, self._file, self._control = Lake(settings), settings.telemetry_file, Control(settings)
+    name: str
+    file: Path
+    spans: SpanExporter | None
+    metrics: MetricExporter | None
+    delta: bool = False
+
+
+def destinations(settings: Settings) -> list[Destination]:
+    """Those that the environment names. Raises Fixable when one of them cannot be spoken to."""
+    found: list[Destination] = []
+    if trace_context.over_otlp("TRACES") or trace_context.over_otlp("METRICS"):
+        spans = OTLPSpanExporter() if trace_context.over_otlp("TRACES") else None
+        metrics = OTLPMetricExporter() if trace_context.over_otlp("METRICS") else None
+        found.append(Destination("the OTLP collector", settings.telemetry_file, spans, metrics))
+    if trace_context.to_azure_monitor("TRACES") or trace_context.to_azure_monitor("METRICS"):
+        from trimtab.databricks import azure_monitor
+
+        spans, metrics = azure_monitor.exporters(os.environ[trace_context.AZURE_MONITOR])
+        spans = spans if trace_context.to_azure_monitor("TRACES") else None
+        metrics = metrics if trace_context.to_azure_monitor("METRICS") else None
+        file = settings.telemetry_file.with_stem("telemetry-azure-monitor")
+        found.append(Destination("Azure Monitor", file, spans, metrics, delta=True))
+    return found
+
+
+class Export:
+    """The export of one project to one destination. Call `send` from one thread; `close` may come from another."""
+
+    def __init__(self, settings: Settings, to: Destination) -> None:
+        self._lake, self._control, self._to, self._file = Lake(settings), Control(settings), to, to.file
         self._providers: dict[str, str] = {}
         self._position = self._read()
         self._resource = _resource()
-        self._spans = OTLPSpanExporter() if trace_context.exported("TRACES") else None
-        self._metrics = OTLPMetricExporter() if trace_context.exported("METRICS") else None
+        self._spans, self._metrics = to.spans, to.metrics
         self._sampler = TracerProvider(shutdown_on_exit=False).sampler  # what OTEL_TRACES_SAMPLER says
         self._scope = InstrumentationScope("trimtab", version("trimtab"))
         self._away: set[str] = set()
@@ -157,11 +188,13 @@ class Export:
     def _send_metrics(self, first: int, last: int) -> bool:
         assert self._metrics is not None  # noqa: S101 (there are no batches without it)
         rows = self._rows(first, last)
-        totals = folded(self._position.totals, rows)
-        data = _metrics_data(totals, self._position.since, time.time_ns(), self._resource, self._scope)
+        totals, now = folded({} if self._to.delta else self._position.totals, rows), time.time_ns()
+        data = _metrics_data(totals, self._position.since, now, self._resource, self._scope)
         if not self._said("metrics", self._metrics.export(data) is MetricExportResult.SUCCESS, first):
             return False
-        self._position.metrics, self._position.totals = last, totals
+        self._position.metrics, self._position.totals = last, {} if self._to.delta else totals
+        if self._to.delta:
+            self._position.since = now
         self._write()
         return True
 
@@ -169,10 +202,10 @@ class Export:
         """Log when a collector goes away and when it is back, not each time it is asked."""
         if not accepted and signal not in self._away:
             self._away.add(signal)
-            log.warning("the OTLP collector does not take %s: rows from %d on wait in the lake", signal, row)
+            log.warning("%s does not take %s: rows from %d on wait in the lake", self._to.name, signal, row)
         elif accepted and signal in self._away:
             self._away.discard(signal)
-            log.info("the OTLP collector takes %s again, from row %d", signal, row)
+            log.info("%s takes %s again, from row %d", self._to.name, signal, row)
         return accepted
 
     def _read(self) -> _Position:
@@ -258,6 +291,7 @@ def _attributes(row: Row) -> dict[str, Any]:
         "trimtab.request_id": row["databricks_request_id"],
         "trimtab.route": row["route"],
         "trimtab.outcome": row["outcome"],
+        "trimtab.cost_usd": None if row["cost_nano_usd"] is None else row["cost_nano_usd"] / 1e9,
     }
     return {name: value for name, value in attributes.items() if value is not None}
 
