@@ -20,14 +20,18 @@ from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
 
 import place
 from running import MODEL, Desk, desk, kill, until
 from trimtab import registry
+from trimtab.cli import app
 from trimtab.errors import Fixable
 from trimtab.project import load
+from trimtab.promotion import apply
 from trimtab.records.registry import VersionSpec
 from trimtab.registry import mlflow_model
+from trimtab.store.control import Control
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
 FILE = f"name: {MODEL}\nmodel: {{base: 'pyfunc:models:/iris@best'}}\ntask: {{kind: scoring}}\n"
@@ -137,7 +141,8 @@ def test_flips_and_a_killed_engine_under_load_fail_nobody_and_a_broken_model_nev
     for thread in threads:
         thread.start()
     try:
-        served.move(1, second)
+        promoted = CliRunner().invoke(app, ["promote", str(second), "--project", str(served.settings.root), "--yes"])
+        assert promoted.exit_code == 0, promoted.output
         until(lambda: told and told[-1][1] == f"{MODEL}/{second}")
         served.move(second, broken)
         until(lambda: served.state(broken) == "failed")
@@ -170,6 +175,13 @@ def broken_spec(served: Desk, spec: VersionSpec) -> VersionSpec:
 def engines(served: Desk) -> set[int]:
     children = psutil.Process(served.up.pid).children()
     return {one.pid for one in children if "trimtab.registry.pyfunc_engine" in one.cmdline()}
+
+
+def test_a_language_model_is_not_promoted_past_its_gates(tmp_path: Path) -> None:
+    settings, loaded = place.make(tmp_path)
+    registry.register_base(settings, loaded)
+    with pytest.raises(Fixable, match="gates decide"):
+        apply.appoint(settings, Control(settings), MODEL, 1, actor="test", reason="in a hurry")
 
 
 def test_a_pickle_from_outside_the_registry_is_refused_unless_the_file_allows_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class _Lifecycle(TyperGroup):
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
-    ("Retrain and roll out", ("cycle", "approve", "rollback")),
+    ("Retrain and roll out", ("cycle", "approve", "promote", "rollback")),
     ("Evidence", ("audit", "card")),
     ("See it all in minutes", ("demo",)),
 )
@@ -43,6 +43,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (live.status, "trimtab status --project my-triage"),
     (live.history, 'trimtab history --at "2026-10-03 14:05"'),
     (loop.approve, "trimtab approve"),
+    (loop.promote, 'trimtab promote 3 --reason "retrained on October"'),
     (loop.rollback, 'trimtab rollback --reason "wrong refunds since noon" --dry-run'),
     (evidence.card, "trimtab card --version 3 > model-card.md"),
     (prepare.demo, "trimtab demo"),
