@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 BROWSER := .venv/.browser
 AZURITE := .venv/.azurite
 
-.PHONY: help demo demo-databricks test lint bench-gateway bench-responsible faults install clean
+.PHONY: help demo demo-databricks test lint bench-gateway bench-scoring bench-local-model bench-responsible faults install clean
 
 help:
 	@echo "make demo   the whole loop on this machine: real model, drift, fine-tune, gates, canary, undo"
@@ -13,6 +13,8 @@ help:
 	@echo "make test   every check that a change must pass"
 	@echo "make lint   the quick part of it: style, types, import contracts"
 	@echo "make bench-gateway   what the gateway costs beside nginx and its peers; PEERS=nginx,litellm chooses"
+	@echo "make bench-scoring   what scoring rows costs beside mlflow models serve, on the same scikit-learn model"
+	@echo "make bench-local-model  tokens per second of the small model through the gateway, beside llama.cpp's own server"
 	@echo "make bench-responsible   error rates of the fairness gate, what mitigation costs and brings; DATA=folder of public data"
 	@echo "make faults          faults injected into its processes under load, and the books afterwards"
 	@echo "make clean  remove the environment and the demo"
@@ -40,6 +42,14 @@ bench-gateway: $(STAMP)
 	  echo "installing Debian's nginx-light (only the first time)"; \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nginx-light; } >/dev/null || true; fi
 	@$(BIN)/python benchmarks/gateway $(if $(PEERS),--peers $(PEERS))
+
+bench-scoring: $(STAMP)
+	@command -v cc >/dev/null || { echo "the load generator needs a C compiler"; exit 1; }
+	@$(BIN)/python benchmarks/scoring
+
+bench-local-model: $(STAMP)
+	@command -v cc >/dev/null || { echo "the programs beside it need a C compiler"; exit 1; }
+	@$(BIN)/python benchmarks/gateway --local-model
 
 bench-responsible: $(STAMP)
 	@$(BIN)/python benchmarks/responsible $(if $(DATA),--data $(DATA))

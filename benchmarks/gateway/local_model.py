@@ -7,15 +7,18 @@ import os
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 
+from measure import HERE
 from rounds import Spread, ratios
 from servers import Server, announced, spawn
 
 CLIENTS = (1, 4, 8)
 TOKENS = 48
+GOAL = 0.97
 ANSWERS = 1
 """Answers that each client waits for in one turn."""
 QUIET = {"GOMP_SPINCOUNT": "1000"}
@@ -75,15 +78,30 @@ def _rounds(own: Server, gateway: Server, rounds: int) -> None:
         for clients in CLIENTS:
             for one in pair:
                 seen.setdefault((one.name, clients), []).append(_tokens_per_second(one, clients, number))
-    print("| clients | llama.cpp's server, tokens/s | through the gateway | ratio (least–most) |\n|---|---|---|---|")
+    lines = [
+        "| clients | llama.cpp's server, tokens/s | through the gateway | ratio (least–most) |",
+        "|---|---|---|---|",
+    ]
+    missed: list[int] = []
     for clients in CLIENTS:
         alone, through = seen[own.name, clients], seen[gateway.name, clients]
         ratio: Spread = ratios(through, alone)
-        print(
+        lines.append(
             f"| {clients} | {median(alone):.1f} | {median(through):.1f} | "
             f"{ratio.middle:.3f} ({ratio.least:.3f}–{ratio.most:.3f}) |"
         )
-    print(f"\n{rounds} rounds, in turn; {ANSWERS} answers of {TOKENS} tokens for each client in each turn.")
+        missed += [clients] if ratio.middle < GOAL else []
+    lines.append(
+        f"\n**{f'missed at {missed} clients' if missed else 'met'}**: at least {GOAL} of llama.cpp's own server."
+    )
+    lines.append(f"\n{rounds} rounds, in turn; {ANSWERS} answers of {TOKENS} tokens for each client in each turn.")
+    lines.append(
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}."
+    )
+    text = "\n".join(lines)
+    print(text)
+    page = f"# A local model through the gateway\n\n`make bench-local-model` wrote this page.\n\n{text}\n"
+    (HERE / "LOCAL_MODEL.md").write_text(page)
 
 
 def _tokens_per_second(server: Server, clients: int, number: int) -> float:

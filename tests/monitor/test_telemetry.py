@@ -16,7 +16,10 @@ from otlp_collector import Collector, named
 from trimtab import settings as trimtab_settings
 from trimtab.monitor import telemetry
 from trimtab.monitor.telemetry import Export, destinations
+from trimtab.records.record import utc_now
+from trimtab.records.registry import Decoding, ModelVersion, Prompt, VersionSpec, Weights
 from trimtab.settings import Settings
+from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.journal import Closed, Journal
 from trimtab.store.lake import Lake
@@ -36,6 +39,27 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 @pytest.fixture
 def place(tmp_path: Path) -> Settings:
     return trimtab_settings.load(tmp_path)
+
+
+def register(place: Settings, base: Weights) -> None:
+    """Version 3 of desk, as the registry knows it."""
+    spec = VersionSpec(model="desk", base=base, prompt=Prompt(system=""), decoding=Decoding())
+    version = ModelVersion(spec=spec, version=3, run_id="r", config_hash="c", created_at=utc_now())
+    Control(place).put("version", "desk/3", version)
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (Weights(name="openai:gpt-5-mini", sha256="", format="hosted"), "openai"),
+        (Weights(name="databricks:endpoint", sha256="", format="hosted"), "databricks"),
+        (Weights(name="smollm2-135m-instruct", sha256="0"), "llama_cpp"),
+        (Weights(name="pyfunc:models:/iris/3", sha256="0", format="pyfunc"), "mlflow"),
+        (Weights(name="echo", sha256="", format="echo"), "echo"),
+    ],
+)
+def test_a_provider_is_called_as_the_conventions_call_it(base: Weights, name: str) -> None:
+    assert telemetry.provider_name(base) == name
 
 
 def ask(place: Settings, *numbers: int, **more: Any) -> None:
@@ -70,6 +94,7 @@ def test_a_row_is_a_span_with_the_names_of_the_conventions_and_none_of_its_words
     place: Settings, collector: Collector
 ) -> None:
     export = export_of(place)
+    register(place, Weights(name="azure:triage", sha256="", format="hosted"))
     ask(place, 0, traceparent=f"00-{TRACE}-{PARENT}-01")
     ask(place, 1, outcome="error", status_code=502, ttfb_ms=None, output_tokens=None)
     assert Lake(place).sample(0, 2, ["trace_id"])["trace_id"].to_list() == [TRACE, None]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import parse_qs
 
 import pytest
+import trustme
 
 from emulator import KEY, Emulator, emulator
 from trimtab import settings
@@ -139,3 +145,70 @@ def test_a_tokens_command_runs_again_shortly_before_the_token_expires(
         tokens.append(openai.key("azure:x", provider, tmp_path)[-2:])
     assert tokens == [".0", ".0", ".1"]
     assert openai.upstream("azure:x", provider, tmp_path).key_header == "authorization"  # Entra: a bearer token
+
+
+class Entra(BaseHTTPRequestHandler):
+    """Microsoft's login: OAuth 2.0's client credentials flow (RFC 6749, 4.4), with its discovery document."""
+
+    asked: ClassVar[list[dict[str, list[str]]]] = []
+
+    def do_GET(self) -> None:
+        here = f"https://{self.headers['host']}/tenant"
+        paths = {"authorization_endpoint": "authorize", "token_endpoint": "token", "device_authorization_endpoint": "d"}
+        found = {name: f"{here}/oauth2/v2.0/{path}" for name, path in paths.items()}
+        self._send(200, found | {"issuer": f"{here}/v2.0"})
+
+    def do_POST(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
+        self.asked.append(form)
+        if form["client_secret"] != ["s3cret"]:
+            said = {"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret provided."}
+            self._send(401, said)
+            return
+        self._send(200, {"token_type": "Bearer", "expires_in": 3600, "access_token": f"entra-{len(self.asked)}"})
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _send(self, status: int, body: dict[str, object]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def test_azure_identity_logs_in_with_a_client_secret_outside_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("azure.identity")
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Entra)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    identity = {"AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "client", "AZURE_CLIENT_SECRET": "wrong"}
+    where = {"AZURE_AUTHORITY_HOST": f"https://localhost:{server.server_port}"}
+    for name, value in (identity | where | {"REQUESTS_CA_BUNDLE": str(tmp_path / "ca.pem")}).items():
+        monkeypatch.setenv(name, value)
+    provider = ProviderSection(**AZURE_V1, credential="entra")
+    try:
+        with pytest.raises(Fixable, match="token command") as refused:
+            openai.key("azure:d", provider, tmp_path)
+        assert "az login" in refused.value.fix
+        monkeypatch.setenv("AZURE_CLIENT_SECRET", "s3cret")
+        asked = len(Entra.asked)
+        found = openai.upstream("azure:d", provider, tmp_path)
+        again = openai.upstream("azure:d", provider, tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+        openai._tokens.clear()
+    assert (found.api_key, found.key_header) == (f"entra-{asked + 1}", "authorization")
+    assert again.api_key == found.api_key  # good for an hour: not asked again
+    (form,) = Entra.asked[asked:]
+    assert (form["grant_type"], form["client_id"]) == (["client_credentials"], ["client"])
+    assert form["scope"][0].startswith("https://cognitiveservices.azure.com/.default")

@@ -20,14 +20,18 @@ from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
 
 import place
 from running import MODEL, Desk, desk, kill, until
 from trimtab import registry
+from trimtab.cli import app
 from trimtab.errors import Fixable
 from trimtab.project import load
+from trimtab.promotion import apply
 from trimtab.records.registry import VersionSpec
 from trimtab.registry import mlflow_model
+from trimtab.store.control import Control
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
 FILE = f"name: {MODEL}\nmodel: {{base: 'pyfunc:models:/iris@best'}}\ntask: {{kind: scoring}}\n"
@@ -38,18 +42,22 @@ CLASSIFIER = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, SPECIE
 REGRESSOR = LinearRegression().fit(X, 2 * X["length"] - X["width"])
 
 
-def log_model(settings: Any, model: Any, alias: str, **more: Any) -> str:
-    """Register a model as a data scientist does; returns its URI."""
+def log_model(settings: Any, model: Any, alias: str) -> None:
+    """Register a model as a data scientist does."""
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_experiment("research")
     with mlflow.start_run():
         signature = infer_signature(X, model.predict(X))
         info = mlflow.sklearn.log_model(
-            model, name="model", signature=signature, input_example=X.head(2), registered_model_name="iris", **more
+            model,
+            name="model",
+            signature=signature,
+            input_example=X.head(2),
+            registered_model_name="iris",
+            pip_requirements=["scikit-learn"],  # or MLflow finds them out by loading the model once more
         )
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("iris", alias, str(info.registered_model_version))
-    return info.model_uri
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +141,13 @@ def test_flips_and_a_killed_engine_under_load_fail_nobody_and_a_broken_model_nev
     for thread in threads:
         thread.start()
     try:
-        served.move(1, second)
-        until(lambda: told[-1][1] == f"{MODEL}/{second}")
+        promoted = CliRunner().invoke(app, ["promote", str(second), "--project", str(served.settings.root), "--yes"])
+        assert promoted.exit_code == 0, promoted.output
+        until(lambda: told and told[-1][1] == f"{MODEL}/{second}")
         served.move(second, broken)
         until(lambda: served.state(broken) == "failed")
         served.move(broken, second)
+        until(lambda: len(engines(served)) == 1)  # the first version's is drained and stopped
         victim = served.child("trimtab.registry.pyfunc_engine")
         kill(victim)
         until(lambda: engines(served) - {victim.pid})
@@ -154,7 +164,8 @@ def test_flips_and_a_killed_engine_under_load_fail_nobody_and_a_broken_model_nev
 def broken_spec(served: Desk, spec: VersionSpec) -> VersionSpec:
     """A version whose model is damaged: it has a file of another model."""
     folder = served.settings.root / "broken"
-    mlflow.sklearn.save_model(REGRESSOR, str(folder), signature=infer_signature(X, REGRESSOR.predict(X)))
+    signature = infer_signature(X, REGRESSOR.predict(X))
+    mlflow.sklearn.save_model(REGRESSOR, str(folder), signature=signature, pip_requirements=["scikit-learn"])
     (folder / "model.skops").write_bytes(b"not a model")
     client: Any = None
     base = mlflow_model.take_in(client, served.settings.blobs, served.settings.root, "pyfunc:broken", False)
@@ -166,11 +177,22 @@ def engines(served: Desk) -> set[int]:
     return {one.pid for one in children if "trimtab.registry.pyfunc_engine" in one.cmdline()}
 
 
+def test_a_language_model_is_not_promoted_past_its_gates(tmp_path: Path) -> None:
+    settings, loaded = place.make(tmp_path)
+    registry.register_base(settings, loaded)
+    with pytest.raises(Fixable, match="gates decide"):
+        apply.appoint(settings, Control(settings), MODEL, 1, actor="test", reason="in a hurry")
+
+
 def test_a_pickle_from_outside_the_registry_is_refused_unless_the_file_allows_it(tmp_path: Path) -> None:
     settings, _ = place.make(tmp_path)
     signature = infer_signature(X, REGRESSOR.predict(X))
     mlflow.sklearn.save_model(
-        REGRESSOR, str(tmp_path / "pickled"), signature=signature, serialization_format="cloudpickle"
+        REGRESSOR,
+        str(tmp_path / "pickled"),
+        signature=signature,
+        serialization_format="cloudpickle",
+        pip_requirements=["scikit-learn"],
     )
     (tmp_path / "trimtab.yaml").write_text(
         f"name: {MODEL}\nmodel: {{base: 'pyfunc:pickled'}}\ntask: {{kind: scoring}}\n"

@@ -41,7 +41,7 @@ class _Lifecycle(TyperGroup):
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "status", "history")),
-    ("Retrain and roll out", ("cycle", "approve", "rollback", "job")),
+    ("Retrain and roll out", ("cycle", "approve", "promote", "rollback", "job")),
     ("Evidence", ("fairness", "compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
     ("Azure Databricks", ("azure", "databricks")),
     ("See it all in minutes", ("demo",)),
@@ -58,6 +58,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (live.status, "trimtab status --project my-triage"),
     (live.history, 'trimtab history --at "2026-10-03 14:05"'),
     (loop.approve, "trimtab approve"),
+    (loop.promote, 'trimtab promote 3 --reason "retrained on October"'),
     (loop.rollback, 'trimtab rollback --reason "wrong refunds since noon" --dry-run'),
     (evidence.card, "trimtab card --version 3 > system-card.md"),
     (evidence.explain, "trimtab explain 9f0c5b1e --json"),

@@ -82,6 +82,30 @@ def approve(
     show.then("`trimtab status` shows the canary's steps")
 
 
+def promote(
+    version: Annotated[int, typer.Argument(min=1, help="A registered version of an MLflow model.")],
+    project: Folder = Path(),
+    reason: Annotated[str, typer.Option(help="Why; it stands in the record.")] = "asked on the command line",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Make a version of an MLflow model the champion. It shows what will happen, and asks.
+
+    For models of rows (pyfunc) only: language models go through the gates of a cycle. The engine starts beside the one
+    that serves, answers its own example, and only then gets the requests; `trimtab rollback` takes it back.
+    """
+    from trimtab import project as file
+    from trimtab.promotion import apply
+
+    model = file.model_name(project)
+    settings, control = recorded(project)
+    show.say(f"{model} champion: {show.version(control.alias(model, 'champion'))} -> {show.version(version)}")
+    if not yes:
+        typer.confirm("Promote?", abort=True)
+    apply.appoint(settings, control, model, version, actor=f"cli:{user()}", reason=reason)
+    show.say(f"{model} champion is {show.version(version)}")
+    show.then("`trimtab status` says when its engine is ready; `trimtab rollback` takes it back")
+
+
 def rollback(
     project: Folder = Path(),
     reason: Annotated[str, typer.Option(help="Why; it stands in the record.")] = "asked on the command line",

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 import trimtab
-from trimtab.gateway.shapes import chat, completions, embeddings, feedback, invocations, predict, responses
+from trimtab.gateway.shapes import chat, completions, embeddings, feedback, invocations, predict, responses, scoring
 
 _REF = "#/components/schemas/{name}"
 _TEXT = {"type": "string"}
@@ -38,8 +38,8 @@ _ANSWERS: dict[str, dict[str, Any]] = {
         {"id": _TEXT, "object": {"const": "response"}, "status": _TEXT, "model": _TEXT, "output": _LIST, "usage": {}}
     ),
     "EmbeddingList": _object({"data": _LIST}, object=_TEXT, model=_TEXT, usage={}),
-    "Prediction": _object({"output": {"type": ["string", "object"]}, "request_id": _TEXT, "version": _NUMBER}),
-    "Predictions": _object({"predictions": {"type": "array", "items": _TEXT}}),
+    "Prediction": _object({"output": {}, "request_id": _TEXT, "version": _NUMBER}),
+    "Predictions": _object({"predictions": {}}),
     "FeedbackIds": _object({"feedback_ids": {"type": "array", "items": _TEXT}}),
     "Model": _MODEL,
     "ModelList": _object({"object": {"const": "list"}, "data": {"type": "array", "items": _MODEL}}),
@@ -53,6 +53,7 @@ _REQUESTS: list[tuple[type, frozenset[str] | None]] = [
     (responses.Responses, responses.KNOWN),
     (embeddings.Embeddings, embeddings.KNOWN),
     (predict.Predict, None),
+    (scoring.Row, None),
     (invocations.Invocations, None),
     (feedback.Feedback, None),
 ]
@@ -63,7 +64,7 @@ _POSTS: dict[str, tuple[str, str, list[str], bool]] = {
     "/v1/completions": ("Answer a text", "Completions", ["TextCompletion"], True),
     "/v1/responses": ("Answer in Open Responses' shape", "Responses", ["Response"], True),
     "/v1/embeddings": ("Embed texts, if the served version can", "Embeddings", ["EmbeddingList"], False),
-    "/predict": ("Answer one text", "Predict", ["Prediction"], True),
+    "/predict": ("Answer one text, or one row of an MLflow model", "PredictBody", ["Prediction"], True),
     "/invocations": ("MLflow's scoring protocol", "Invocations", _INVOKED, True),
 }
 """For each path: what it does, what it reads, what it answers, and whether also as server-sent events."""
@@ -109,6 +110,8 @@ def _requests() -> dict[str, Any]:
             schema = components[struct.__name__]
             schema["properties"] = {name: schema["properties"].get(name, {}) for name in sorted(known)}
             schema["additionalProperties"] = False
+    asked = [{"$ref": _REF.format(name=name)} for name in ("Predict", "Row")]
+    components["PredictBody"] = {"anyOf": asked}
     told = {"$ref": _REF.format(name="Feedback")}
     components["FeedbackBody"] = {"anyOf": [told, {"type": "array", "items": told, "minItems": 1}]}
     return components
@@ -125,9 +128,10 @@ def _json(names: list[str]) -> dict[str, Any]:
 
 def _post(path: str, summary: str, body: str, answers: list[str], streams: bool) -> dict[str, Any]:
     content = _json(answers) | ({"text/event-stream": {}} if streams else {})
+    tables = {media: {} for media in (scoring.CSV, scoring.PARQUET) if path.endswith("/invocations")}
     return {
         "summary": summary,
-        "requestBody": {"required": True, "content": _json([body])},
+        "requestBody": {"required": True, "content": _json([body]) | tables},
         "responses": _ends("202" if path == "/feedback" else "200", content, path),
     }
 
