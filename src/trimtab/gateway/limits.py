@@ -45,16 +45,18 @@ NOTHING = Admitted()
 
 def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Snapshot | None) -> Admitted:
     """Reserve what a request may need. Raises Fault 429 when its key may not have it now, 503 when nobody can say."""
-    key, entities = exchange.key, snapshot.answering if snapshot is not None else []
-    if key is None or ledger is None or not key.limited or not entities:
-        return Admitted(key, prompt=len(exchange.body) // BYTES_A_TOKEN)
+    key, size = exchange.key, len(exchange.body)
+    if key is None or ledger is None or not key.limited or snapshot is None or not snapshot.demands:
+        return Admitted(key, prompt=size // BYTES_A_TOKEN)
     prompt = tokens = nano_usd = 0
-    size, conversations, output = len(exchange.body), len(asked.conversations) or 1, _output(asked)
-    for entity in entities:  # whichever will answer
-        text = size + conversations * entity.prompt_bytes
-        answer = conversations * output[0] * _longest(entity, output[1])
-        if (price := entity.price) is not None:
-            nano_usd = max(nano_usd, text * entity.dearest + answer * price.output)
+    conversations = len(asked.conversations) or 1
+    answers, said = _output(asked)
+    for demand in snapshot.demands:  # whichever version will answer
+        text = size + conversations * demand.prompt_bytes
+        longest = said if said is not None else UNBOUNDED_OUTPUT if demand.longest is None else demand.longest
+        answer = conversations * answers * longest
+        if demand.input_price is not None:
+            nano_usd = max(nano_usd, text * demand.input_price + answer * demand.output_price)
         elif key.budgets:
             raise Fault(
                 503, "no_price", f"{key.id} has a budget, and what the model costs is not known: set model.price"
@@ -89,7 +91,8 @@ def settle(
     if usage.prompt_tokens is None and (sent or outcome in ("timeout", "cancelled", "aborted")):
         usage = Usage(admitted.prompt, usage.completion_tokens)
     nano_usd = None if entity.price is None else cost(usage, entity.price)
-    release(ledger, admitted, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), nano_usd or 0)
+    if admitted.reserved is not None:
+        release(ledger, admitted, (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), nano_usd or 0)
     return nano_usd
 
 
@@ -103,16 +106,11 @@ def _output(asked: Asked) -> tuple[int, int | None]:
     """How many answers a conversation gets, and how many tokens each may have as the client says; none is a vector."""
     if asked.operation == "embeddings":
         return 0, 0
-    sampling = asked.sampling
-    said = (sampling[name] for name in OUTPUT_LIMITS if sampling.get(name) is not None)
-    return sampling.get("n") or 1, next(said, None)
-
-
-def _longest(entity: Entity, said: int | None) -> int:
-    """Tokens of the longest answer: as the client limits it, else as the version does."""
-    if said is not None:
-        return said
-    return UNBOUNDED_OUTPUT if entity.longest is None else entity.longest
+    sampling, said = asked.sampling, None
+    for name in OUTPUT_LIMITS:
+        if (said := sampling.get(name)) is not None:
+            break
+    return sampling.get("n") or 1, said
 
 
 def _refusal(key: Key, refused: Refused, tokens: int, headers: bytes) -> Fault:

@@ -218,11 +218,6 @@ def no_journal(error: OSError) -> Fault:
 
 def headers(row: Row) -> bytes:
     """The headers that tell of the row: its id, the version and the split of its time."""
-    total = time.perf_counter() - row.exchange.at
-    return b"x-request-id: %b\r\n%b%b\r\n%b%b" % (
-        row.opened.request_id.encode(),
-        row.entity.shown,
-        row.route.encode(),
-        observing.time_split(row, total),
-        row.admitted.headers,
-    )
+    split = observing.time_split(row, time.perf_counter() - row.exchange.at)
+    shown = row.entity.shown[row.route]
+    return b"x-request-id: %b\r\n%b%b%b" % (row.opened.request_id.encode(), shown, split, row.admitted.headers)
