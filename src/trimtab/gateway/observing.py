@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.meter import Meter
 from trimtab.gateway.routes import Entity, Route
-from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.stream import Usage
 from trimtab.store.journal import Opened
 
@@ -64,8 +64,9 @@ def time_split(row: Row, total: float) -> bytes:
     whose durations are ms."""
     engine, journal = row.engine_seconds * 1000, row.journal_seconds * 1000
     added = total * 1000 - engine
-    return (
-        b"x-trimtab-overhead-ms: %.3f\r\n"
-        b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n"
-        % (added, max(0.0, added - journal), engine, journal)
+    return b"x-trimtab-overhead-ms: %.3f\r\nserver-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (
+        added,
+        max(0.0, added - journal),
+        engine,
+        journal,
     )
