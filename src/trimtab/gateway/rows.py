@@ -105,7 +105,8 @@ class Row:
         until: float,
     ) -> None:
         self.gateway, self.exchange, self.asked, self.opened, self.routed = gateway, exchange, asked, opened, routed
-        self.entity, self.route = entity, route
+        self.entity = entity
+        self.route: Route = route
         self.deadline, self.until = deadline, until  # seconds for the answer, and the loop's time when they are over
         self.tried: list[Attempt] = []  # attempts that failed
 
