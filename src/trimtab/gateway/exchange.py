@@ -83,7 +83,8 @@ class Exchange:
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """By lower-case name. Shared by requests with the same head: not to be changed."""
+        """By lower-case name. Shared by requests whose heads differ in Content-Length only: that one is the first's, and
+        nothing here may be changed."""
         return self.head.headers
 
     @property
