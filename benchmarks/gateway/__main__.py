@@ -1,7 +1,7 @@
 """What the gateway costs, beside its peers: `python benchmarks/gateway [--peers nginx,litellm,…] [--rounds N]`.
 
 Prints a table of ratios to nginx's proxy_pass and the goals it meets, and writes RESULTS.md beside this file.
-`--memory N` and `--local-model` measure something else instead: see there.
+`--memory N`, `--workers N` and `--local-model` measure something else instead: see there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import local_model
 import memory
 import report
 import rounds
+import workers
 from measure import BUILD, HERE, compile_programs
 from servers import OTHERS, OURS, Absent, Server, mock, works
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long a server is loaded in a round")
     parser.add_argument("--memory", type=int, metavar="REQUESTS", help="memory of the worker over so many requests")
+    parser.add_argument("--workers", type=int, metavar="N", help="CPU a request with 1, 2, … N workers on one port")
     parser.add_argument("--local-model", action="store_true", help="tokens per second beside llama.cpp's own server")
     parser.add_argument("--gguf", type=Path, help="model file for --local-model")
     options = parser.parse_args()
@@ -35,6 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=BUILD, prefix="run-") as folder:
         if options.memory:
             memory.run(Path(folder), options.memory)
+        elif options.workers:
+            workers.run(Path(folder), options.workers, options.rounds)
         elif options.local_model:
             local_model.run(Path(folder), options.gguf, options.rounds)
         else:

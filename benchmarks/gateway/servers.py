@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,18 @@ def mock(folder: Path) -> Server:
 SECRET = "tt-" + "0b" * 6 + "-" + "5e" * 24
 
 
-def gateway(name: str, upstream: str, folder: Path, champion: dict[str, Any], more: dict[str, Any]) -> Server:
-    """One gateway that asks for a key. `champion` is added to its route, `more` to the key."""
+def gateway(
+    name: str,
+    upstream: str,
+    folder: Path,
+    champion: dict[str, Any],
+    more: dict[str, Any],
+    options: Sequence[str] = (),
+) -> Server:
+    """One gateway that asks for a key. `champion` is added to its route, `more` to the key, `options` to the command.
+
+    What it logs is in a folder of its own below `folder`, so that several can share the rest.
+    """
     entity = {"model": "mock", "version": 1, "address": upstream, "template": {}} | champion
     routes: dict[str, Any] = {"model": "mock", "revision": "1", "champion": entity}
     if more:
@@ -145,9 +155,11 @@ def gateway(name: str, upstream: str, folder: Path, champion: dict[str, Any], mo
     command = [sys.executable, "-m", "trimtab.gateway", "--port", "0", "--journal", str(folder / "journal")]
     command += ["--routes", str(folder / "routes.json"), "--keys", str(folder / "keys.json")]
     command += ["--ledger", str(folder / "ledger.bin"), "--metrics", str(folder / "metrics")]
-    process = spawn(command, folder)
+    own = folder / f"worker-{len(list(folder.glob('worker-*')))}"
+    own.mkdir()
+    process = spawn([*command, *options], own)
     headers = {"authorization": f"Bearer {SECRET}", "x-trimtab-caller": "benchmark"}
-    return Server(name, process, announced(process, folder), headers=headers, version="this tree")
+    return Server(name, process, announced(process, own), headers=headers, version="this tree")
 
 
 def trimtab_relay(upstream: str, folder: Path) -> Server:
@@ -155,14 +167,14 @@ def trimtab_relay(upstream: str, folder: Path) -> Server:
     return gateway("trimtab relay", upstream, folder, {}, {})
 
 
-def trimtab_full(upstream: str, folder: Path) -> Server:
+def trimtab_full(upstream: str, folder: Path, options: Sequence[str] = ()) -> Server:
     """Everything that a project's request goes through: a key with a rate and a budget, prompt and decoding of the
     version, canary split, retries and breaker armed, journal, price, metrics."""
     prompt = [{"role": "system", "content": "You answer customers of a shop. Be brief, be kind, promise nothing."}]
     price = {"input": 100, "cached_input": 10, "cache_write": 120, "output": 400}
     champion = {"template": {"messages": prompt, "params": {"temperature": 0, "max_tokens": 64}}, "price": price}
     limits = {"requests": {"count": 10**9, "seconds": 60}, "budgets": [{"nano_usd": 10**18, "per": "day"}]}
-    return gateway("trimtab full", upstream, folder, champion, limits)
+    return gateway("trimtab full", upstream, folder, champion, limits, options)
 
 
 # Peers

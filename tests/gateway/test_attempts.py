@@ -43,10 +43,11 @@ def attempts(place: Place, said: httpx.Response) -> list[tuple[str, int | None]]
 
 @pytest.mark.parametrize("dated", [False, True])
 def test_a_busy_provider_is_asked_again_as_late_as_it_says(place: Place, serve: Serve, dated: bool) -> None:
+    place.gateway()  # first: how long that takes must not count
     later = formatdate(time.time() + 3, usegmt=True) if dated else "1"
     provider = serve((429, {"Retry-After": later}, "slow down"))
     place.route(hosted(provider))
-    place.gateway()
+    until(lambda: httpx.get(f"{place.url}/readyz").status_code == 200)
     said = ask(place)
     assert said.status_code == 200
     first, second = provider.heard

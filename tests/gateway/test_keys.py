@@ -10,7 +10,9 @@ import secrets
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -54,6 +56,13 @@ def guarded(place: Place, *args: str) -> str:
 def ask(url: str, secret: str, text: str = "x", **more: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {secret}"}
     return httpx.post(f"{url}/v1/chat/completions", json=chat(text, **more), headers=headers, timeout=30)
+
+
+@contextmanager
+def kept(url: str, secret: str) -> Iterator[Callable[[], httpx.Response]]:
+    """Asks the same again and again, on one connection."""
+    with httpx.Client(headers={"authorization": f"Bearer {secret}"}, timeout=30) as http:
+        yield lambda: http.post(f"{url}/v1/chat/completions", json=chat("x"))
 
 
 def spent(place: Place, key: LiveKey) -> int:
@@ -161,9 +170,13 @@ def test_a_key_that_is_revoked_or_expires_is_out_at_once(place: Place) -> None:
     place.route(entity(place.engine()))
     url = guarded(place)
     assert [ask(url, secret).status_code for secret, _ in (staying, leaving)] == [200, 200]
-    publish(place, staying[1], expiring[1])
-    until(lambda: ask(url, leaving[0]).status_code == 401)
-    until(lambda: ask(url, expiring[0]).status_code == 401)
+    with kept(url, leaving[0]) as left, kept(url, expiring[0]) as expired:  # connections whose head is remembered
+        expired()
+        assert [left().status_code, left().status_code] == [200, 200]
+        publish(place, staying[1], expiring[1])
+        until(lambda: ask(url, leaving[0]).status_code == 401)
+        until(lambda: ask(url, expiring[0]).status_code == 401)
+        assert [left().status_code, expired().status_code] == [401, 401]
     assert time.time() * 1000 >= expiring[1].until_ms[0]
     assert ask(url, staying[0]).status_code == 200
 

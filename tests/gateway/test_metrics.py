@@ -93,7 +93,7 @@ def test_what_strangers_ask_for_makes_no_series(place: Place) -> None:
 def test_any_label_is_told_as_it_is_and_buckets_add_up(seen: list[tuple[str, int, float]]) -> None:
     meter = Meter()
     for model, version, seconds in seen:
-        meter.closed("/predict", 200, model, version, "champion", "ok", seconds, 0.0, seconds, 1, 2, 1)
+        meter.closed(("/predict", 200, model, version, "champion", "ok"), seconds, 0.0, seconds, 1, 2, 1)
     samples = parsed(exposition(meter).decode())
     for (model, version), n in Counter((model, version) for model, version, _ in seen).items():
         labels = {"model": model, "version": str(version)}
@@ -110,7 +110,7 @@ def test_paths_and_versions_without_end_stay_within_the_file(tmp_path: Path) -> 
     for number in range(n):
         for status in range(200, 260):
             path = f"/{number % (2 * MOST_PATHS)}"
-            meter.closed(path, status, "m", number, "champion", "ok", 0.1, 0.1, None, 1, 1, 1)
+            meter.closed((path, status, "m", number, "champion", "ok"), 0.1, 0.1, None, 1, 1, 1)
             meter.arrived()
             meter.left(path, status)
     samples = parsed(exposition(meter).decode())
@@ -127,7 +127,7 @@ def test_a_full_disk_fails_no_request_and_loses_no_count(tmp_path: Path) -> None
     good = os.dup(meter._names_fd)
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, meter._names_fd)
-    meter.closed("/predict", 200, "m", 1, "champion", "ok", 0.1, 0.1, None, 1, 1, 1)
+    meter.closed(("/predict", 200, "m", 1, "champion", "ok"), 0.1, 0.1, None, 1, 1, 1)
     os.dup2(good, meter._names_fd)
     meter.sync(1, 10, 0)
     other = parsed(exposition(Meter(tmp_path, 1)).decode())

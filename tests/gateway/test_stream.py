@@ -30,6 +30,7 @@ def test_any_cut_gives_the_same_stream(texts: list[str], cuts: list[int], wanted
     assert relay.done
     assert (relay.usage.prompt_tokens, relay.usage.completion_tokens) == (3, 2)
     assert text_of(passed) == ("".join(texts), sum(bool(text) for text in texts))
+    assert relay.text(passed) == "".join(texts)
 
 
 def test_words_of_the_protocol_in_a_text_are_only_text() -> None:
@@ -38,6 +39,12 @@ def test_words_of_the_protocol_in_a_text_are_only_text() -> None:
     assert relay.feed(b"".join(said)) == b"".join(said)
     assert not relay.done
     assert text_of(b"".join(said))[0] == '"usage": {"x": 1} [DONE] "error": {}'
+
+
+@given(st.lists(st.sampled_from([event("a"), event("b\ndata: c"), event("d", index=1), b": ping\n\n", event(None)])))
+def test_the_text_is_the_same_however_it_is_read(events: list[bytes]) -> None:
+    sent = b"".join(events)
+    assert Relay().text(sent) == text_of(sent)[0]
 
 
 def test_an_error_event_is_a_failure() -> None:

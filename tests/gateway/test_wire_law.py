@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import Heard, Seen, oracle, ours
 
+from trimtab.gateway.exchange import Head
+from trimtab.gateway.heads import Remembered
+
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=8).map(lambda name: f"x-{name}".encode())
 VALUE = st.text("abc XYZ019\t,;=\"'/()", max_size=12).map(lambda value: value.strip().encode())
 PATH = st.text("abcXYZ09-._~/%?=&", max_size=12).map(lambda path: f"/{path}".encode())
@@ -158,6 +161,37 @@ def test_a_refusal_comes_behind_the_answers_to_the_requests_before_it() -> None:
     heard = ours([HIDDEN + HEAD + b"Content-Length: x\r\n\r\n" + HIDDEN])
     assert heard.requests == [Seen("GET", "/hidden", ((b"host", b"h"),), b"")]
     assert heard.refused == 400
+
+
+LENGTHS = st.sampled_from(
+    [b"%d", b"00%d", b"%d ", b" %d", b"+%d", b"%d, %d", b"-%d", b"0x%d", b"%d\r\nX: y", b"1%d", b""]
+)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=12), st.just(b"%d") | LENGTHS), min_size=2, max_size=5))
+def test_a_head_that_comes_again_is_understood_as_if_it_had_not_come_before(said: list[tuple[bytes, bytes]]) -> None:
+    """Whole requests in one piece each may be compared with the one before; single bytes never are."""
+    pieces = [
+        HEAD + b"Content-Length: " + length.replace(b"%d", b"%d" % len(body)) + b"\r\nX-More: 1\r\n\r\n" + body
+        for body, length in said
+    ]
+    whole, bytewise = ours(pieces), ours([b"%c" % byte for byte in b"".join(pieces)])
+    assert (bare(whole), whole.refused) == (bare(bytewise), bytewise.refused)
+
+
+def test_a_head_is_remembered_without_its_length() -> None:
+    head, remembered = Head(), Remembered()
+    head.keep_alive = True
+    remembered.learn(HEAD + b"Content-Length: 3\r\n\r\nabc", head, b"abc")
+    assert remembered.head is head
+    assert remembered.body_of(HEAD + b"Content-Length: 10\r\n\r\n0123456789", 10) == b"0123456789"
+    for other in (
+        b"Content-Length: 4\r\n\r\nabc",
+        b"Content-Length: 2\r\n\r\nabc",
+        b"Content-Length: 3\r\nX: y\r\n\r\nabc",
+    ):
+        assert remembered.body_of(HEAD + other, 10) is None
+    assert remembered.body_of(HEAD + b"Content-Length: 11\r\n\r\n0123456789a", 10) is None, "longer than is taken"
 
 
 UPGRADE = b"Connection: upgrade\r\nUpgrade: h2c\r\n"

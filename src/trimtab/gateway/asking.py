@@ -155,7 +155,7 @@ def _finish(row: Row) -> None:
     if relay is None or not relay.done or not row.exchange.started:
         raise EngineGone(f"the engine at {row.entity.address} ended its answer early")
     row.usage = relay.usage
-    row.text, _ = relay.said(sent)
+    row.text = relay.text(sent)
     last = relay.last()
     rows.close(row, 200, "ok", sent + last)
     row.exchange.end(last)

@@ -83,7 +83,8 @@ class Exchange:
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """By lower-case name. Shared by requests with the same head: not to be changed."""
+        """By lower-case name. Shared by requests whose heads differ in Content-Length only: that one is the first's, and
+        nothing here may be changed."""
         return self.head.headers
 
     @property
@@ -119,7 +120,7 @@ class Exchange:
 
     def send(self, data: bytes) -> None:
         """Send a piece of a streamed answer. Look at `behind` afterwards."""
-        self._wire.write(self._framed(data))
+        self._wire.write(b"%x\r\n%b\r\n" % (len(data), data) if self.head.chunked else data)
 
     def end(self, data: bytes, whole: bool = True) -> None:
         """Send the last piece. Not `whole`: the stream is left open-ended, so that the client cannot mistake it."""

@@ -64,8 +64,9 @@ class Ledger:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._map: mmap.mmap | None = None
-        self._words = memoryview(b"").cast("q")
+        self._words, self._size = memoryview(b"").cast("q"), 0
         self._dirty, self._stop = threading.Event(), threading.Event()
+        self._synced = True  # False from a first change until the thread goes to sync it
         self._thread = threading.Thread(target=self._sync, name="trimtab-ledger", daemon=True)
         self._thread.start()
 
@@ -77,8 +78,7 @@ class Ledger:
             return self._reserve(key, base, now, tokens, nano_usd)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            if not self._dirty.is_set():
-                self._dirty.set()
+            self._changed()
 
     def settle(self, key: Key, reserved: Reserved, now: int, tokens: int, nano_usd: int) -> None:
         """Put what a request used in the place of what it had reserved. Call it once."""
@@ -99,8 +99,7 @@ class Ledger:
                     words[at + 1] += more
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            if not self._dirty.is_set():
-                self._dirty.set()
+            self._changed()
 
     def spent(self, key: Key, budget: Budget, now: int) -> int:
         """Nano-USD spent and reserved in the period of a moment."""
@@ -173,10 +172,16 @@ class Ledger:
         words[base + _REFUNDED] = (words[base + _REFUNDED] + refund) % _WRAP
         words[base + _TOKENS] -= refund
 
+    def _changed(self) -> None:
+        """Have the file synced, soon."""
+        if self._synced:
+            self._synced = False
+            self._dirty.set()
+
     def _slot(self, key: Key) -> int:
         """Where a key's words begin; the file grows when they are not there yet."""
         base = key.slot * SLOT_WORDS
-        if base + SLOT_WORDS > len(self._words):
+        if base >= self._size:
             self._grow((key.slot // GROW_SLOTS + 1) * GROW_SLOTS * SLOT_WORDS * 8)
         return base
 
@@ -191,11 +196,13 @@ class Ledger:
             self._map.close()
         self._map = mmap.mmap(self._fd, os.fstat(self._fd).st_size)
         self._words = memoryview(self._map).cast("q")
+        self._size = len(self._words)
 
     def _sync(self) -> None:
         while not self._stop.is_set():
             self._dirty.wait()
             self._dirty.clear()
+            self._synced = True
             try:
                 os.fdatasync(self._fd)
             except OSError as error:

@@ -53,18 +53,19 @@ NOTHING = Admitted()
 
 def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Snapshot | None) -> Admitted:
     """Reserve what a request may need. Raises Fault 429 when its key may not have it now, 503 when nobody can say."""
-    key, entities = exchange.key, snapshot.answering if snapshot is not None else []
-    if key is None or ledger is None or not key.limited or not entities:
-        return Admitted(key, prompt=len(exchange.body) // BYTES_A_TOKEN)
+    key, size = exchange.key, len(exchange.body)
+    if key is None or ledger is None or not key.limited or snapshot is None or not snapshot.demands:
+        return Admitted(key, prompt=size // BYTES_A_TOKEN)
     prompt = tokens = nano_usd = 0
-    size, conversations, output = len(exchange.body), len(asked.conversations) or 1, _output(asked)
-    if asked.rows is not None:  # for a model that has no tokens
-        size, conversations, entities = 0, 0, []
-    for entity in entities:  # whichever will answer
-        text = size + conversations * entity.prompt_bytes
-        answer = conversations * output[0] * _longest(entity, output[1])
-        if (price := entity.price) is not None:
-            nano_usd = max(nano_usd, text * entity.dearest + answer * price.output)
+    conversations = len(asked.conversations) or 1
+    answers, said = _output(asked)
+    demands = snapshot.demands if asked.rows is None else ()  # rows are for a model that has no tokens
+    for demand in demands:  # whichever version will answer
+        text = size + conversations * demand.prompt_bytes
+        longest = said if said is not None else UNBOUNDED_OUTPUT if demand.longest is None else demand.longest
+        answer = conversations * answers * longest
+        if demand.input_price is not None:
+            nano_usd = max(nano_usd, text * demand.input_price + answer * demand.output_price)
         elif key.budgets:
             raise Fault(
                 503, "no_price", f"{key.id} has a budget, and what the model costs is not known: set model.price"
@@ -102,8 +103,9 @@ def settle(
     nano_usd = None if entity.price is None else cost(usage, entity.price)
     if lost.nano_usd:
         nano_usd = (nano_usd or 0) + lost.nano_usd
-    tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) + lost.tokens
-    release(ledger, admitted, tokens, nano_usd or 0)
+    if admitted.reserved is not None:
+        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) + lost.tokens
+        release(ledger, admitted, tokens, nano_usd or 0)
     return nano_usd
 
 
@@ -125,16 +127,11 @@ def _output(asked: Asked) -> tuple[int, int | None]:
     none."""
     if asked.operation != "chat/completions":
         return 0, 0
-    sampling = asked.sampling
-    said = (sampling[name] for name in OUTPUT_LIMITS if sampling.get(name) is not None)
-    return sampling.get("n") or 1, next(said, None)
-
-
-def _longest(entity: Entity, said: int | None) -> int:
-    """Tokens of the longest answer: as the client limits it, else as the version does."""
-    if said is not None:
-        return said
-    return UNBOUNDED_OUTPUT if entity.longest is None else entity.longest
+    sampling, said = asked.sampling, None
+    for name in OUTPUT_LIMITS:
+        if (said := sampling.get(name)) is not None:
+            break
+    return sampling.get("n") or 1, said
 
 
 def _refusal(key: Key, refused: Refused, tokens: int, headers: bytes) -> Fault:

@@ -91,12 +91,7 @@ class Meter:
 
     def closed(
         self,
-        path: str,
-        status: int,
-        model: str,
-        version: int,
-        route: str,
-        outcome: str,
+        key: tuple[str, int, str, int, str, str],
         seconds: float,
         overhead: float,
         first_token: float | None,
@@ -104,8 +99,9 @@ class Meter:
         output_tokens: int | None,
         attempts: int,
     ) -> None:
-        """A row was closed. Durations in seconds; `overhead` is what the gateway added, `first_token` of a stream."""
-        cells, key = self._cells, (path, status, model, version, route, outcome)
+        """A row was closed; `key` is path, status, model, version, route and outcome. Durations are in seconds;
+        `overhead` is what the gateway added, `first_token` is a stream's."""
+        cells = self._cells
         requests, at = self._requests.get(key) or self._new_requests(key)
         cells[requests] += 1
         cells[at.duration] += seconds

@@ -33,21 +33,12 @@ class Row(Protocol):
 
 def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) -> None:
     """Count a row that was closed at `now` (perf_counter); a failure, ours or the engine's, is one line in the log."""
-    begun, opened, usage = row.exchange.at, row.opened, row.usage
-    meter.closed(
-        opened.path,
-        status,
-        row.entity.model,
-        row.entity.version,
-        row.route,
-        outcome,
-        now - begun,
-        (row.first_byte or now) - begun - row.engine_seconds,
-        None if row.first_byte is None else row.first_byte - begun,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        row.attempts,
-    )
+    begun, opened, usage, entity, first = row.exchange.at, row.opened, row.usage, row.entity, row.first_byte
+    overhead = (first or now) - begun - row.engine_seconds
+    first_token = None if first is None else first - begun
+    key = opened.path, status, entity.model, entity.version, row.route, outcome
+    tokens = usage.prompt_tokens, usage.completion_tokens
+    meter.closed(key, now - begun, overhead, first_token, *tokens, row.attempts)
     if status >= 500:
         details = {
             "request_id": opened.request_id,

@@ -22,7 +22,6 @@ class Pool:
     def __init__(self) -> None:
         self._idle: dict[str, list[EngineConnection]] = {}
         self._turnstiles: dict[str, Turnstile] = {}
-        self._wanted: set[str] = set()
         self._limits = (256, 256)
 
     def turnstile(self, entity: Entity) -> Turnstile:
@@ -34,12 +33,10 @@ class Pool:
 
     def at_once(self, entity: Entity) -> EngineConnection | None:
         """A kept connection, when nothing speaks against asking now; None: see `acquire`."""
-        turnstile = self.turnstile(entity)
-        if turnstile.troubled or not (connection := self._kept(entity.address)):
+        turnstile, idle = self._turnstiles.get(entity.place), self._idle.get(entity.address)
+        if not idle or turnstile is None or not idle[-1].open or not turnstile.free_at_once():
             return None
-        if not turnstile.free():
-            self._idle[entity.address].append(connection)
-            return None
+        connection = idle.pop()
         connection.entity, connection.turnstile, connection.since = entity, turnstile, time.perf_counter()
         return connection
 
@@ -65,22 +62,27 @@ class Pool:
         connection.forget()
         if connection.turnstile is not None:
             connection.turnstile.leave(time.perf_counter() - connection.since)
-        if connection.reusable and connection.open and connection.address in self._wanted:
+        idle = self._idle.get(connection.address)
+        if idle is not None and connection.reusable and connection.open:
             connection.kept = True
-            self._idle.setdefault(connection.address, []).append(connection)
+            idle.append(connection)
         else:
             connection.close()
 
     def keep(self, snapshot: Snapshot) -> None:
         """Keep idle connections to the engines of a snapshot only, and take its limits."""
         entities = snapshot.entities()
-        self._wanted = {entity.address for entity in entities}
-        for address in self._idle.keys() - self._wanted:
+        wanted = {entity.address for entity in entities}
+        for address in self._idle.keys() - wanted:
             for connection in self._idle.pop(address):
                 connection.close()
+        for address in wanted - self._idle.keys():
+            self._idle[address] = []
         self._limits = (snapshot.endpoint.concurrency, snapshot.endpoint.queue)
         for turnstile in self._turnstiles.values():
             turnstile.resize(*self._limits)
+        for entity in entities:
+            self.turnstile(entity)
         gone = self._turnstiles.keys() - {entity.place for entity in entities}
         for key in [key for key in gone if self._turnstiles[key].empty]:
             del self._turnstiles[key]

@@ -11,7 +11,7 @@ import os
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -33,6 +33,16 @@ class Template(msgspec.Struct, frozen=True):
     params: dict[str, msgspec.Raw] = {}
     masks: msgspec.Raw = msgspec.Raw(b"[]")
     """What a client's messages pass through; see `masking`."""
+
+
+class Demand(NamedTuple):
+    """What a version asks of a key's limits: bytes of its own part of every prompt, tokens of its longest answer if it
+    has one, and at most how many nano-USD for a token of the prompt (None: nobody knows) and of the answer."""
+
+    prompt_bytes: int
+    longest: int | None
+    input_price: int | None
+    output_price: int
 
 
 class Entity(msgspec.Struct, frozen=True, dict=True):
@@ -74,27 +84,22 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
         return {}
 
     @cached_property
-    def shown(self) -> bytes:
-        """How the header lines of an answer name it, up to the route."""
-        return b"x-trimtab-version: %b\r\nx-trimtab-route: " % f"{self.model}/{self.version}".encode("ascii", "replace")
+    def shown(self) -> dict[Route, bytes]:
+        """How the header lines of an answer name it, by the route it was reached on."""
+        name = f"{self.model}/{self.version}".encode("ascii", "replace")
+        lines = b"x-trimtab-version: %b\r\nx-trimtab-route: %b\r\n"
+        return {route: lines % (name, route.encode()) for route in get_args(Route)}
 
     @cached_property
-    def prompt_bytes(self) -> int:
-        """Bytes of the version's own part of every request."""
-        template = self.template
-        return sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
-
-    @cached_property
-    def longest(self) -> int | None:
-        """Tokens of its longest answer, where the version limits it."""
-        limits = (self.template.params.get(name) for name in OUTPUT_LIMITS)
-        return next((int(bytes(raw)) for raw in limits if raw is not None), None)
-
-    @cached_property
-    def dearest(self) -> int:
-        """Nano-USD for a token of the prompt, at most; of an entity with a price."""
-        price = self.price
-        return 0 if price is None else max(price.input, price.cached_input, price.cache_write)
+    def demand(self) -> Demand:
+        """What it asks of a key's limits."""
+        template, price = self.template, self.price
+        prompt = sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
+        limits = (template.params.get(name) for name in OUTPUT_LIMITS)
+        longest = next((int(bytes(raw)) for raw in limits if raw is not None), None)
+        if price is None:
+            return Demand(prompt, longest, None, 0)
+        return Demand(prompt, longest, max(price.input, price.cached_input, price.cache_write), price.output)
 
 
 class Shadow(msgspec.Struct, frozen=True):
@@ -149,6 +154,11 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
     def answering(self) -> list[Entity]:
         """The versions that may answer a caller."""
         return [entity for entity in (self.champion, self.canary, *self.fallback) if entity is not None]
+
+    @cached_property
+    def demands(self) -> list[Demand]:
+        """What those ask of a key's limits, each once."""
+        return list({entity.demand for entity in self.answering})
 
     def entities(self) -> list[Entity]:
         """The versions that may be asked."""

@@ -107,7 +107,8 @@ class Row:
         until: float,
     ) -> None:
         self.gateway, self.exchange, self.asked, self.opened, self.routed = gateway, exchange, asked, opened, routed
-        self.entity, self.route = entity, route
+        self.entity = entity
+        self.route: Route = route
         self.deadline, self.until = deadline, until  # seconds for the answer, and the loop's time when they are over
         self.tried: list[Attempt] = []  # attempts that failed
 
@@ -220,12 +221,7 @@ def no_journal(error: OSError) -> Fault:
 
 def headers(row: Row) -> bytes:
     """The headers that tell of the row: its id, the version and the split of its time."""
-    total = time.perf_counter() - row.exchange.at
-    return b"x-request-id: %b\r\n%b%b\r\n%b%b%b" % (
-        row.opened.request_id.encode(),
-        row.entity.shown,
-        row.route.encode(),
-        row.routed.disclosed(row.opened.path),
-        observing.time_split(row, total),
-        row.admitted.headers,
-    )
+    split = observing.time_split(row, time.perf_counter() - row.exchange.at)
+    shown, disclosed = row.entity.shown[row.route], row.routed.disclosed(row.opened.path)
+    identity = row.opened.request_id.encode()
+    return b"x-request-id: %b\r\n%b%b%b%b" % (identity, shown, disclosed, split, row.admitted.headers)

@@ -53,6 +53,10 @@ class Turnstile:
             return True
         return False
 
+    def free_at_once(self) -> bool:
+        """The same, where the breaker has nothing to say either: `shut` need not be asked."""
+        return not self._resting_until and self.free()
+
     async def enter(self) -> None:
         """Take a place, in the order of arrival. Raises Full at once when the queue is as long as it may be."""
         if self.free():
@@ -90,11 +94,6 @@ class Turnstile:
         return max(1.0, math.ceil(ahead * self._seconds / self._places))
 
     # The breaker
-
-    @property
-    def troubled(self) -> bool:
-        """Whether `shut` has to be asked at all."""
-        return self._resting_until > 0
 
     def shut(self, now: float) -> float:
         """Seconds it is not to be asked; 0: it may be. Behind a row of failures, one request at a time may try."""

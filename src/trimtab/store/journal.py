@@ -377,9 +377,8 @@ def _close_open_rows(path: Path, fd: int) -> int:
     if status.st_size > end:
         os.ftruncate(fd, end)
     for row in still_open.values():
-        _write_all(
-            fd, _frame_bytes(2, _aborted(row, last_sign_of_life_ms=status.st_mtime_ns // 1_000_000), bytearray())
-        )
+        closed = _aborted(row, last_sign_of_life_ms=status.st_mtime_ns // 1_000_000)
+        _write_all(fd, _frame_bytes(2, closed, bytearray()))
     os.fdatasync(fd)
     return len(still_open)
 

@@ -99,6 +99,8 @@ def asked(body: bytes) -> Asked:
     sampling: dict[str, Any] = {}
     passed: dict[str, Any] = {}
     for name, value in fields.items():
+        if name in _OWN:
+            continue
         if name in _TYPED:
             sampling[name] = getattr(read, name)
         elif name in _EXTRAS:
@@ -127,7 +129,10 @@ def _with_usage(request_id: str, entity: Entity) -> Relay:
 
 def last_said(messages: list[Message]) -> str | None:
     """The last thing the user said."""
-    return next((message.text() for message in reversed(messages) if message.role == "user"), None)
+    for message in reversed(messages):
+        if message.role == "user":
+            return message.text()
+    return None
 
 
 def user(text: str) -> dict[str, str]:
