@@ -83,7 +83,7 @@ class Exchange:
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """By lower-case name. Shared by requests whose heads differ in Content-Length only: that one is the first's, and
+        """By lower-case name. Shared by requests whose heads differ in Content-Length only (it is the first one's), so
         nothing here may be changed."""
         return self.head.headers
 
