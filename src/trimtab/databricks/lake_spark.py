@@ -86,6 +86,14 @@ class SparkLake:
         drawn = None if n is None else draw(first, last, self.count(), n, seed)
         return _collected(self._window(first, last), columns) if drawn is None else self.rows(drawn, columns)
 
+    def between(self, start: datetime, end: datetime, columns: list[str]) -> pl.DataFrame:
+        """Inference rows asked from `start` until before `end`."""
+        from pyspark.sql import functions as f
+
+        time = f.col("request_time")
+        asked = self._read(self._inference, INFERENCE).filter((time >= f.lit(start)) & (time < f.lit(end)))
+        return _collected(asked, columns)
+
     def profile(self, first: int, last: int) -> Profile | None:
         """The rows with first <= row < last in numbers."""
         window = self._window(first, last).selectExpr("*", "char_length(input_text) AS input_chars")

@@ -89,7 +89,7 @@ def decided(
         candidate, decision = judge_candidate(work)
         if not failed_for_fairness_alone(decision):
             break
-    return work, candidate, decision  # pyright: ignore[reportPossiblyUnbound] (attempts is at least 1)
+    return work, candidate, decision  # pyright: ignore[reportPossiblyUnboundVariable] (attempts is at least 1)
 
 
 def attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows) -> Iterator[Work]:

@@ -95,7 +95,7 @@ def thresholds(
     scores: Sequence[float],
     truth: Sequence[bool],
     groups: Sequence[str],
-    constraint: str = "false_positive_rate_parity",
+    constraint: Parity = "false_positive_rate_parity",
 ) -> Thresholds:
     """Fairlearn's ThresholdOptimizer (Hardt et al. 2016) on calibration rows. Raises Fixable, with the group and its
     numbers, where a group has fewer than 50 positives or negatives: fitted on fewer, it made disparity worse."""

@@ -129,9 +129,8 @@ class AnyLake(Protocol):
         ...
 
     def between(self, start: datetime, end: datetime, columns: list[str]) -> pl.DataFrame:
-        """Inference rows asked from `start` until before `end`, in no particular order."""
-        asked = pl.col("request_time").is_between(start, end, closed="left")
-        return _scan(self._inference, INFERENCE).filter(asked).select(columns).collect()
+        """Inference rows asked from `start` until before `end`, in order of `row`."""
+        ...
 
     def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
         """Answered rows (outcome ok) with first <= row < last and what people said the right answer is.
@@ -167,6 +166,11 @@ class Lake:
         """Inference rows with first <= row < last, or `n` of them."""
         drawn = None if n is None else draw(first, last, self.count(), n, seed)
         return self._collected(self._window(first, last), columns) if drawn is None else self.rows(drawn, columns)
+
+    def between(self, start: datetime, end: datetime, columns: list[str]) -> pl.DataFrame:
+        """Inference rows asked from `start` until before `end`."""
+        asked = pl.col("request_time").is_between(start, end, closed="left")
+        return self._collected(_scan(self._inference, INFERENCE).filter(asked), columns)
 
     def count_before(self, moment: datetime) -> int:
         """How many inference rows were asked before a moment."""
