@@ -52,6 +52,8 @@ def let_go(row: Row) -> None:
         row.silent_until = rows.NEVER
         deadline.forget(row)
         row.gateway.pool.release(connection)
+        if row.relay is not None:
+            row.usage = row.relay.usage  # as far as the engine has counted: it may count as it goes
         if row.first_byte is None:
             row.engine_seconds += time.perf_counter() - row.began
 
