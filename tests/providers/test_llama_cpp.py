@@ -6,15 +6,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
 from trimtab import settings
 from trimtab.errors import Corrupt, Fixable
-from trimtab.providers import llama_cpp
+from trimtab.providers import ask, engine, llama_cpp, weights
 from trimtab.records.project import LocalTarget
 from trimtab.records.registry import Decoding, Example, LabelSet, Prompt, VersionSpec, Weights
 from trimtab.store import blobs
 
+MODEL = "smollm2-135m-instruct"
 LABELS = LabelSet(fields={"intent": ("refund", "login"), "urgency": ("low", "high")})
 EXAMPLES = tuple(Example(input=f"question {n}", output=f"answer {n}") for n in range(3))
 SPEC = VersionSpec(
@@ -66,3 +69,22 @@ def test_an_engine_does_not_start_on_weights_that_are_missing_or_were_changed(tm
     path.write_bytes(b"GGUF, but another one")
     with pytest.raises(Corrupt, match="sha256"):
         llama_cpp.start(where, SPEC, LocalTarget(), tmp_path / "engine.log")
+
+
+def test_one_engine_embeds_texts_and_generates_when_it_is_told_to(tmp_path: Path) -> None:
+    where = settings.load(tmp_path)
+    base = Weights(name=MODEL, sha256=blobs.sha256_of(weights.fetch(where.blobs, MODEL)))
+    spec = SPEC.model_copy(update={"base": base, "decoding": Decoding(max_tokens=2, constrained=False)})
+    target = LocalTarget(engine_threads=1, parallel=1, context=256, embeddings=True)
+    opened = engine.start(where, spec, tmp_path / "engine.log", target)
+    try:
+        assert ask.ask(opened.upstream, opened.template, ["hello"])[0].text
+        headers = {"authorization": f"Bearer {opened.upstream.api_key}"}
+        url = f"http://{opened.upstream.address}/v1/embeddings"
+        told = httpx.post(url, json={"input": ["my refund", "a refund", "log in"]}, headers=headers, timeout=120).json()
+    finally:
+        opened.stop()
+    refund, near, far = (np.array(one["embedding"]) for one in told["data"])
+    assert refund @ refund == pytest.approx(1.0, abs=1e-3)
+    assert refund @ near > refund @ far
+    assert told["usage"]["prompt_tokens"] > 3

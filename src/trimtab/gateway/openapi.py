@@ -53,7 +53,6 @@ _REQUESTS: list[tuple[type, frozenset[str] | None]] = [
     (responses.Responses, responses.KNOWN),
     (embeddings.Embeddings, embeddings.KNOWN),
     (predict.Predict, None),
-    (scoring.Row, None),
     (invocations.Invocations, None),
     (feedback.Feedback, None),
 ]
@@ -110,8 +109,8 @@ def _requests() -> dict[str, Any]:
             schema = components[struct.__name__]
             schema["properties"] = {name: schema["properties"].get(name, {}) for name in sorted(known)}
             schema["additionalProperties"] = False
-    asked = [{"$ref": _REF.format(name=name)} for name in ("Predict", "Row")]
-    components["PredictBody"] = {"anyOf": asked}
+    row = _object({"input": {}}, params={"type": "object"})
+    components["PredictBody"] = {"anyOf": [{"$ref": _REF.format(name="Predict")}, row]}
     told = {"$ref": _REF.format(name="Feedback")}
     components["FeedbackBody"] = {"anyOf": [told, {"type": "array", "items": told, "minItems": 1}]}
     return components

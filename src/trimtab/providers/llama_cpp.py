@@ -68,6 +68,8 @@ def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path)
         args += ["--lora", str(artifacts.blob(settings, spec.adapter_sha256))]
     args += ["--threads", str(target.engine_threads or os.cpu_count() or 1)]
     args += ["--parallel", str(target.parallel), "--context", str(target.context)]
+    if target.embeddings:
+        args.append("--embeddings")
     return processes.start(MODULE, *args, log=log, env=env), key
 
 
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--parallel", type=int, default=4, help="requests decoded at once")
     parser.add_argument("--context", type=int, default=1024, help="tokens of context for each request")
+    parser.add_argument("--embeddings", action="store_true", help="embed texts, too")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     processes.exit_with_parent()
@@ -110,6 +113,9 @@ def _serve(options: argparse.Namespace) -> Any:
     params.use_jinja = True
     if key := os.environ.get("TRIMTAB_ENGINE_KEY"):
         params.api_keys = [key]
+    if options.embeddings:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     if options.lora:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(options.lora, 1.0)]
     return xllamacpp.Server(params)

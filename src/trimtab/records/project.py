@@ -389,6 +389,9 @@ class LocalTarget(FileModel):
     """Requests the engine decodes at once."""
     context: int = Field(default=1024, ge=256)
     """Tokens of context for each request."""
+    embeddings: bool = False
+    """The engine answers /v1/embeddings, too: the mean of the model's last hidden states. For a model that generates
+    these are rough; a model made for embedding is better at it."""
 
 
 class TargetSection(FileModel):
