@@ -210,8 +210,9 @@ def number_of(client: MlflowClient, name: str, spec_hash: str) -> int | None:
         if error.error_code in ABSENT:
             return None
         raise
-    for version in versions:  # Unity Catalog answers a search without tags
-        tags = version.tags or client.get_model_version(name, version.version).tags
+    for version in versions:
+        found = version.tags if isinstance(version.tags, dict) else None  # Unity Catalog answers a search without tags
+        tags = client.get_model_version(name, version.version).tags if found is None else found
         if tags.get("trimtab.spec_hash") == spec_hash:
             return int(version.version)
     return None
