@@ -123,6 +123,9 @@ def test_all_lakes_say_the_same(open_lake: Open, traffic: Settings) -> None:
     lake, known = open_lake(traffic), Lake(traffic)
     assert lake.profile(3, 1250) == known.profile(3, 1250)
     assert lake.labelled(5, 900).equals(known.labelled(5, 900))
+    times = [datetime.fromtimestamp(1_700_000_000 + 0.007 * number, UTC) for number in (100, 300)]
+    assert lake.between(*times, ["row", "outcome"]).equals(known.between(*times, ["row", "outcome"]))
+    assert known.between(*times, ["row"])["row"].to_list() == list(range(100, 300))
     assert lake.sample(0, 1400, [name for name in INFERENCE if name != "request_tags"], 40).equals(
         known.sample(0, 1400, [name for name in INFERENCE if name != "request_tags"], 40)
     )
