@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 _LOOKALIKES = dict(
     zip(
-        "АВЕЅІЈКМНОРСТХУаеіѕјорсухԁһӏвкмнтΑΒΕΖΗΙΚΜΝΟΡΤΥΧαοενικρτυ"
-        "‘’‚‛“”„‟‐‑‒–—―−⁄∕İıƖɑɡ",
-        "ABESIJKMHOPCTXYaeisjopcyxdhlbkmhtABEZHIKMNOPTYXaoevikptu"
-        "''''\"\"\"\"-------//IiIag",
+        "АВЕЅІЈКМНОРСТХУаеіѕјорсухԁһӏвкмнтΑΒΕΖΗΙΚΜΝΟΡΤΥΧαοενικρτυ‘’‚‛“”„‟‐‑‒–—―−⁄∕İıƖɑɡ",
+        "ABESIJKMHOPCTXYaeisjopcyxdhlbkmhtABEZHIKMNOPTYXaoevikptu''''\"\"\"\"-------//IiIag",
         strict=True,
     )
 )

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 _WORD = re.compile(r"[^\W_][\w@$!*]*[\w@$*]|[@$][\w@$!*]+")
 _SIGNS = re.compile(r"[013457@$!*](?:(?<=[a-z].)[013457@$!*]*[a-z]|(?<=[@$])[a-z]|(?<=[$*])[$*])")
-_STRETCHED = tuple(letter * 3 for letter in "abcdefghijklmnopqrstuvwxyz")
+_STRETCHED = tuple(letter * 3 for letter in "aeioushkt")
+_TRIPLE = re.compile(r"([a-z])\1\1")
 _LETTERS = str.maketrans("013457@$!", "oieastasi")
 _APART = str.maketrans({mark: " " for mark in ".,;:!?()[]{}<>\"'/\\|-_+=#%&`~\n\r\t"})
 
@@ -59,7 +60,10 @@ def find(text: str, more: Collection[str] = (), allowed: Collection[str] = ()) -
 
 def _disguised(lower: str) -> bool:
     """Whether a word may be written with signs for letters, or stretched."""
-    return any(three in lower for three in _STRETCHED) or _SIGNS.search(lower) is not None
+    for letters in _STRETCHED:
+        if letters in lower:
+            return True
+    return _SIGNS.search(lower) is not None
 
 
 def _kind(word: str, words: dict[str, str], more: Collection[str]) -> str | None:
@@ -67,7 +71,7 @@ def _kind(word: str, words: dict[str, str], more: Collection[str]) -> str | None
         return words[word]
     if word in more:
         return "own"
-    if not _disguised(word):
+    if word.isalpha() and not _TRIPLE.search(word):
         return None
     plain = word.translate(_LETTERS)
     if "*" in plain:
