@@ -18,6 +18,8 @@ from trimtab.responsible.guards import fitting, injection, linear
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 WEIGHTS = ROOT / "src/trimtab/responsible/guards/injection.json"
+EVERYDAY = WEIGHTS.with_name("everyday.json")
+"""What topic guards are told apart from: benign lines, a few drawings of each."""
 EACH_ATTACK, EACH_BENIGN = 36, 22
 """Drawings of each line."""
 FEATURES, STRENGTH = 9000, 3.0
@@ -56,7 +58,7 @@ def prose() -> list[str]:
 
 def data(seed: int = 0) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
     """Texts with whether they attack: to train on, and of held-out lines."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 (data, not a secret)
     parts: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
     for name, attack, times in (("attacks.txt", True, EACH_ATTACK), ("benign.txt", False, EACH_BENIGN)):
         pools: tuple[list[str], list[str]] = ([], [])
@@ -95,6 +97,9 @@ def main() -> None:
         weights, bias = _fit([*train, *held])
         told = {"bias": bias, "thresholds": {"one": one, "sum": round(one * 1.6, 2)}}
         told["weights"] = dict(sorted(weights.items()))
+        chance = random.Random(1)  # noqa: S311 (data, not a secret)
+        calm_lines = [text for line in lines("benign.txt") for text in drawn(line, 6, chance)]
+        EVERYDAY.write_text(json.dumps(calm_lines, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
         WEIGHTS.write_text(json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
         print(f"written: {WEIGHTS.relative_to(ROOT)}, {len(weights)} weights, {WEIGHTS.stat().st_size} bytes")
 

@@ -17,16 +17,17 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from trimtab import trace_context
-from trimtab.gateway import attempts, limits, observing, routes, shapes, stream, upstream
+from trimtab.gateway import attempts, guarding, limits, observing, routes, shapes, stream, upstream
 from trimtab.gateway.attempts import Trial, Way
+from trimtab.gateway.caller import caller_of, deadline_of, header
 from trimtab.gateway.deadline import until
+from trimtab.gateway.guarded_stream import GuardedStream
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.meter import Meter
@@ -44,7 +45,7 @@ FAN_OUT = 8
 CANCELLED_STATUS = 499
 """Status of a row whose client hung up (nginx's number for it: no answer was sent)."""
 
-Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted"]
+Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted", "blocked"]
 
 log = logging.getLogger("trimtab.gateway")
 
@@ -102,6 +103,8 @@ class Row:
     """When the last attempt began."""
     shadow_of: str | None = None
     admitted: limits.Admitted = limits.NOTHING
+    guarded: guarding.Watch | None = None
+    """What the version's guards found; None: it has none."""
 
 
 def follow(gateway: Gateway) -> None:
@@ -117,10 +120,16 @@ async def question(gateway: Gateway, exchange: Exchange, request_id: str, asked:
     admitted = limits.admit(gateway.ledger, exchange, asked, gateway.routes.snapshot)
     try:
         row = _open(gateway, exchange, request_id, asked)
-    except Exception:
+        if row.entity.guards is not None:
+            await guarding.question(gateway.meter, row)
+        _record(gateway, row)
+    except BaseException:
         limits.release(gateway.ledger, admitted)
         raise
     row.admitted = admitted
+    if row.guarded is not None and row.guarded.stopped:
+        _refuse(gateway, row, row.guarded)
+        return
     await _answered(gateway, row, _streamed if asked.stream else _whole)
 
 
@@ -141,7 +150,7 @@ async def _answered(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row,
         fault.attempts = tuple(row.tried)
         _fail(gateway, row, fault, "error")
     except Fault as fault:
-        _fail(gateway, row, fault, "error")
+        _fail(gateway, row, fault, "blocked" if fault.code == guarding.CODE else "error")
     except Exception:
         log.exception("the gateway failed", extra={"request_id": row.opened.request_id, "path": row.opened.path})
         _fail(gateway, row, Fault(500, "internal_error", "the gateway failed; its log says why"), "error")
@@ -151,7 +160,9 @@ async def _attempts(gateway: Gateway, row: Row, attempt: Callable[[Gateway, Row,
     """Ask, again and elsewhere where that may help; afterwards the request may be copied to another version."""
 
     async def once(entity: Entity, route: Route, fresh: bool) -> None:
-        row.entity, row.route, row.attempted = entity, route, time.perf_counter()
+        moved, row.entity, row.route, row.attempted = entity is not row.entity, entity, route, time.perf_counter()
+        if moved and (entity.guards is not None or row.guarded is not None):
+            await guarding.again(gateway.meter, row)
         await attempt(gateway, row, fresh)
 
     def told() -> bool:
@@ -179,9 +190,11 @@ async def _whole(gateway: Gateway, row: Row, fresh: bool) -> None:
     finally:
         row.engine_seconds += time.perf_counter() - begun
     row.text = asked.output_text(answers)
+    if row.guarded is not None:
+        answers = await guarding.answers(row, row.guarded, answers)
     row.usage = stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
-    _close(gateway, row, 200, "ok", body)
+    _close(gateway, row, 200, guarding.outcome(row.guarded), body)
     if row.shadow_of is None:
         row.exchange.reply(200, body, _headers(row))
 
@@ -191,10 +204,13 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
     exchange, entity, begun = row.exchange, row.entity, time.perf_counter()
     row.attempts += 1
     relay = row.relay = row.asked.tell(row.opened.request_id, entity)
+    guard = GuardedStream(row.guarded) if row.guarded is not None and row.guarded.outputs else None
     connection = await gateway.pool.acquire(entity, fresh)
     try:
         await _send(connection, row, shapes.engine_request(row.asked, entity, row.asked.conversations[0]))
         while data := await connection.chunk():
+            if guard is not None:
+                data = await guard.feed(data)
             events = _relayed(relay, data)
             row.usage = relay.usage
             if not events:
@@ -205,6 +221,8 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
                 exchange.start(_headers(row), b"text/event-stream; charset=utf-8")
             row.sent.append(events)
             await exchange.send(events)
+            if guard is not None and guard.ended:
+                break
     finally:
         gateway.pool.release(connection)
         if row.first_byte is None:
@@ -213,8 +231,28 @@ async def _streamed(gateway: Gateway, row: Row, fresh: bool) -> None:
         raise EngineGone(f"the engine at {entity.address} ended its answer early")
     sent, last = b"".join(row.sent), relay.last()
     row.text, _ = relay.said(sent)
-    _close(gateway, row, 200, "ok", sent + last)
+    if guard is not None:
+        guard.tell(row)
+    _close(gateway, row, 200, guarding.outcome(row.guarded), sent + last)
     exchange.end(last)
+
+
+def _refuse(gateway: Gateway, row: Row, looked: guarding.Watch) -> None:
+    """End a question that a guard stopped: with the version's refusal as an answer, or an error."""
+    exchange, body = row.exchange, guarding.refusal(looked, row)
+    if body is None:
+        _fail(gateway, row, guarding.refused(looked), "error" if looked.fault else "blocked")
+        return
+    try:
+        _close(gateway, row, 200, "blocked", body)
+    except Fault as unrecorded:
+        _fail(gateway, row, unrecorded, "error")
+        return
+    if row.asked.stream:
+        exchange.start(_headers(row), b"text/event-stream; charset=utf-8")
+        exchange.end(body)
+    else:
+        exchange.reply(200, body, _headers(row))
 
 
 async def _ask(gateway: Gateway, row: Row, request: bytes, fresh: bool) -> Completion:
@@ -280,6 +318,7 @@ async def _copy(gateway: Gateway, row: Row, entity: Entity) -> int:
     ends = asyncio.get_running_loop().time() + row.deadline
     copy = Row(exchange, replace(row.asked, stream=False), opened, row.routed, entity, "shadow", row.deadline, ends)
     copy.shadow_of = row.opened.request_id
+    copy.guarded = guarding.watch(gateway.meter, entity, row.opened.path, "shadow")
     try:
         gateway.journal.opened(opened)
     except OSError:
@@ -292,9 +331,9 @@ async def _copy(gateway: Gateway, row: Row, entity: Entity) -> int:
 
 
 def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -> Row:
-    """Choose the version and open the row. Raises Fault when nothing is served or the journal takes nothing."""
+    """Choose the version and make the row. Raises Fault when nothing is served."""
     snapshot = gateway.routes.snapshot
-    caller, requester = _who(exchange, asked)
+    caller, requester = caller_of(exchange, asked)
     chosen = routes.choose(snapshot, caller) if snapshot is not None else None
     if snapshot is None or chosen is None:
         raise Fault(503, "no_champion", "no version is being served yet; try again when /readyz says so")
@@ -303,8 +342,8 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
         raise Fault(404, "model_not_found", message, "model")
     entity, route = chosen
     shapes.check(asked, entity)
-    deadline = _deadline(gateway, exchange, snapshot)
-    client_id = asked.client_request_id or _header(exchange, b"x-client-request-id")
+    deadline = deadline_of(exchange, gateway.deadline or snapshot.endpoint.deadline)
+    client_id = asked.client_request_id or header(exchange, b"x-client-request-id")
     parent = trace_context.parent_of(exchange.headers)
     opened = Opened(
         request_id=request_id,
@@ -321,25 +360,18 @@ def _open(gateway: Gateway, exchange: Exchange, request_id: str, asked: Asked) -
     )
     row = Row(exchange, asked, opened, snapshot, entity, route, deadline, asyncio.get_running_loop().time() + deadline)
     row.trace = trace_context.onward(exchange.headers, parent, request_id, gateway.spans_exported)
-    begun = time.perf_counter()
-    try:
-        _settle(gateway)
-        gateway.journal.opened(opened)
-    except OSError as error:
-        raise no_journal(error) from error
-    row.journal_seconds = time.perf_counter() - begun
     return row
 
 
-def _deadline(gateway: Gateway, exchange: Exchange, snapshot: Snapshot) -> float:
-    """Seconds for the answer: the endpoint's, or less where the client waits less. Raises Fault 400."""
-    longest = gateway.deadline or snapshot.endpoint.deadline
-    asked = exchange.headers.get(b"x-trimtab-deadline-ms")
-    if asked is None:
-        return longest
-    if not asked.isdigit() or not int(asked[:12]):
-        raise Fault(400, "invalid_deadline", "x-trimtab-deadline-ms must be a number of milliseconds above 0")
-    return min(longest, int(asked[:12]) / 1000)
+def _record(gateway: Gateway, row: Row) -> None:
+    """Open the row in the journal. Raises Fault when it takes nothing."""
+    begun = time.perf_counter()
+    try:
+        _settle(gateway)
+        gateway.journal.opened(row.opened)
+    except OSError as error:
+        raise no_journal(error) from error
+    row.journal_seconds = time.perf_counter() - begun
 
 
 def _moved(gateway: Gateway, row: Row) -> Way | None:
@@ -355,21 +387,6 @@ def _moved(gateway: Gateway, row: Row) -> Way | None:
     if not found or (found[0].address, found[0].version) == (row.entity.address, row.entity.version):
         return None
     return found
-
-
-def _who(exchange: Exchange, asked: Asked) -> tuple[str, str]:
-    """The canary's caller key, and who is on record as the requester. A secret is only ever kept as its hash."""
-    if exchange.key is not None:
-        key = exchange.key.id
-    else:
-        authorization = exchange.headers.get(b"authorization")
-        key = f"key:{blake2b(authorization, digest_size=8).hexdigest()}" if authorization else ""
-    caller = asked.user or _header(exchange, b"x-trimtab-caller") or key or exchange.peer
-    return caller, key or exchange.peer
-
-
-def _header(exchange: Exchange, name: bytes) -> str | None:
-    return exchange.headers.get(name, b"").decode("utf-8", "replace") or None
 
 
 # Ending
@@ -433,6 +450,8 @@ def _close(gateway: Gateway, row: Row, status: int, outcome: Outcome, response: 
         cached_tokens=row.usage.cached_tokens,
         cache_write_tokens=row.usage.cache_write_tokens,
         reasoning_tokens=row.usage.reasoning_tokens,
+        guards=() if row.guarded is None else row.guarded.events(),
+        guards_sha256=None if row.guarded is None else row.guarded.guards.sha256,
     )
     begun = time.perf_counter()
     try:
@@ -468,5 +487,7 @@ def _headers(row: Row) -> bytes:
         version,
         row.route.encode(),
         overhead,
-        observing.server_timing(row, total) + row.admitted.headers,
+        observing.server_timing(row, total)
+        + row.admitted.headers
+        + (b"" if row.guarded is None else row.guarded.headers()),
     )

@@ -74,7 +74,7 @@ def settle(
     admitted: Admitted,
     usage: Usage,
     entity: Entity,
-    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted"],
+    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted", "blocked"],
     sent: bool,
 ) -> int | None:
     """Put what an answer used in the place of what was reserved. Returns what it cost (nano-USD), None without a price.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.project import companions, retirement, rules
+from trimtab.project import companions, guarding, retirement, rules
 from trimtab.project.reading import Reading, open_project, project_of
+from trimtab.records.guards import GuardSet
 from trimtab.records.project import Project
 from trimtab.records.record import content_hash
 from trimtab.records.registry import LabelSet, Prompt
@@ -32,6 +33,8 @@ class Loaded:
     labels: LabelSet | None
     prompt: Prompt
     swaps: Swaps | None
+    guards: GuardSet | None = None
+    """As the file says, the texts of its example files among the parameters; None: no guard."""
 
 
 def load(path: Path) -> Loaded:
@@ -86,7 +89,8 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
     rules.look(reading, project, labels, swaps)
-    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps)
+    guards = guarding.guards(reading, project, labels)
+    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, guards)
 
 
 def _sorted(reading: Reading) -> list[ConfigError]:

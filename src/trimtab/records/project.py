@@ -9,19 +9,14 @@ import itertools
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from trimtab.records import keys
-from trimtab.records.record import Record
+from trimtab.records.guards import GuardsSection
+from trimtab.records.record import FileModel
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
-
-
-class FileModel(Record):
-    """A section of trimtab.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _refused(problem: str, fix: str) -> PydanticCustomError:
@@ -385,6 +380,7 @@ class Project(FileModel):
     providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
     """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""
     endpoint: EndpointSection = EndpointSection()
+    guards: GuardsSection = GuardsSection()
 
     def provider(self, base: str) -> ProviderSection | None:
         """The provider that a base names before its colon, or None when there is none of that name."""

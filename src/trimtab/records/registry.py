@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
+from trimtab.records.guards import GuardSet
 from trimtab.records.record import Record, content_hash
 
 
@@ -89,10 +90,12 @@ class VersionSpec(Record):
     prompt: Prompt
     decoding: Decoding
     labels: LabelSet | None = None
+    guards: GuardSet | None = None
 
     @property
     def hash(self) -> str:
-        return content_hash(self)
+        """Versions without guards have the hash that they had before there were any."""
+        return content_hash(self.model_dump(mode="json", exclude={"guards"} if self.guards is None else None))
 
 
 class ModelVersion(Record):

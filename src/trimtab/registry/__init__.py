@@ -21,6 +21,7 @@ from trimtab.records.project import Project
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionSpec, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
+from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
 from trimtab.store import blobs
 from trimtab.store.control import Control
@@ -75,6 +76,7 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         prompt=loaded.prompt,
         decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
         labels=loaded.labels,
+        guards=guards.fitted(loaded.guards),
     )
     return register(settings, control, spec, config_hash=loaded.hash, note=note)
 

@@ -3,7 +3,7 @@ people. Pure, and light: training, the guards and the gateway read the same code
 
 Names of people are not looked for. They have no form to recognise (a small named-entity model finds about six in ten),
 most messages are signed, so that leaving out what has a name would leave out nearly everything, and the effect of a
-name on the answer is what the fairness gate measures and its mitigation removes. `guards.people` is the extra that does.
+name on the answer is what the fairness gate measures and its mitigation removes. `guards.people` is an extra for them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def features(text: str) -> dict[str, float]:
 def fit(
     texts: Sequence[str], positive: Sequence[bool], *, strength: float, most: int, digits: int = 3, least: int = 2
 ) -> tuple[dict[str, float], float]:
-    """Weights and bias by logistic regression (L2, balanced classes), the `most` heaviest features kept and fitted again.
+    """Weights and bias by logistic regression (L2, balanced classes), of the `most` heaviest features, fitted again.
 
     `strength` is scikit-learn's C, `least` the texts that a feature must be in. Weights are rounded to `digits`.
     """

@@ -1,8 +1,8 @@
 """Injection and jailbreak: text that would take over the model's instructions. Rules and a small linear model. Pure.
 
-The rules are phrases that hardly ever stand in an honest message; the model (`injection.json`, trained from our own data by
-benchmarks/responsible/injection/train.py) reads the rest, a stretch of a few sentences at a time: one stretch that is
-very like an attack, or several that are somewhat, count.
+The rules are phrases that hardly ever stand in an honest message. The model (`injection.json`, trained from our own
+data by benchmarks/responsible/injection/train.py) reads the rest, a stretch of a few sentences at a time: one stretch
+that is very like an attack, or several that are somewhat, count.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ _RULES: tuple[tuple[_Hints, re.Pattern[str]], ...] = tuple(
         ((("do anything now",),), r"do anything now"),
         (
             (("you ",), _LIMITS, ("no ", "any ", "free ", "freed", "without", "unbound", "not bound")),
-            r"\byou (?:are|will|must|should|have|can|do|now)\b[^.!?\n]{0,80}\b(?:no|any|free (?:of|from)"
+            r"(?<!do )\byou (?:are|will|must|should|have|can|do|now)\b[^.!?\n]{0,80}\b(?:no|any|free (?:of|from)"
             r"|without(?: any)?|not bound by|unbound by|freed from)[^.!?\n]{0,24}\b(?:restrictions|rules|limits"
             r"|limitations|filters?|censorship|guidelines|ethic\w*|moral\w*|boundaries|content polic\w+)",
         ),
         (
             (("character",), ("break", "leave", "stay", "remain")),
-            r"\b(?:never|not|don't|cannot|can't)\b[^.!?\n]{0,30}\b(?:break|breaks|leave) (?:the |your |out of )?character"
-            r"\b|\b(?:stay|remain) in character\b[^.!?\n]{0,40}(?:dan|!|never|always|no matter)",
+            r"\b(?:never|not|don't|cannot|can't)\b[^.!?\n]{0,30}\b(?:break|breaks|leave) (?:the |your |out of )?"
+            r"character\b|\b(?:stay|remain) in character\b[^.!?\n]{0,40}(?:dan|!|never|always|no matter)",
         ),
         (
             (("refus", "decline"), ("never", "not ", "n't")),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from math import exp, sqrt
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def letters(word: str) -> Iterator[str]:
 
 def pairs(found: list[str]) -> Iterator[str]:
     """Neighbours as features."""
-    return map(" ".join, zip(found, found[1:], strict=False))
+    return map(" ".join, pairwise(found))
 
 
 class Linear:

@@ -18,7 +18,7 @@ _SIGNS = re.compile(r"[013457@$!*](?:(?<=[a-z].)[013457@$!*]*[a-z]|(?<=[@$])[a-z
 _STRETCHED = tuple(letter * 3 for letter in "aeioushkt")
 _TRIPLE = re.compile(r"([a-z])\1\1")
 _LETTERS = str.maketrans("013457@$!", "oieastasi")
-_APART = str.maketrans({mark: " " for mark in ".,;:!?()[]{}<>\"'/\\|-_+=#%&`~\n\r\t"})
+_APART = str.maketrans(dict.fromkeys(".,;:!?()[]{}<>\"'/\\|-_+=#%&`~\n\r\t", " "))
 
 
 class Found(NamedTuple):
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 @cache
 def _lists() -> tuple[dict[str, str], frozenset[str], dict[str, str]]:
-    """Words by their language, the words alone, and the ones of a script without spaces, which are found inside a text."""
+    """Words by their language, the words alone, and those of a script without spaces, found inside a text."""
     data = json.loads(Path(__file__).with_name("profanity.json").read_text(encoding="utf-8"))
     words = {word: language for language, listed in data["words"].items() for word in listed}
     return words, frozenset(words), {word: language for language, listed in data["inside"].items() for word in listed}

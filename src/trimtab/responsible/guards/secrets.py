@@ -53,8 +53,9 @@ def _right(text: str) -> bool:
 _PLACEHOLDER = re.compile(r"x{4,}|\.{3}|\*{3}|<|\{|example|your|changeme|placeholder|redacted|123456789", re.IGNORECASE)
 _END = r"(?![A-Za-z0-9_-])"
 _START = r"(?<![A-Za-z0-9_-])"
+_PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|.*\Z)"
 _FORMS: tuple[tuple[str, tuple[str, ...], str, Callable[[str], bool]], ...] = (
-    ("private_key", ("-----BEGIN ",), r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|.*\Z)", _right),
+    ("private_key", ("-----BEGIN ",), _PEM, _right),
     ("openai_key", ("sk-",), r"sk-(?:proj-|svcacct-|admin-|ant-[a-z0-9]+-|or-v1-)?[A-Za-z0-9_-]{20,200}", _random),
     ("aws_key_id", ("AKIA", "ASIA"), r"A[KS]IA[A-Z2-7]{16}", _right),
     ("github_token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"gh[pousr]_[A-Za-z0-9]{36}", check_digits.github_token),
@@ -72,7 +73,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...], str, Callable[[str], bool]], ...] = (
     ("age_key", ("AGE-SECRET-KEY-1",), r"AGE-SECRET-KEY-1[0-9A-Z]{58}", _right),
     ("trimtab_key", ("tt-",), r"tt-[A-Za-z0-9_-]{32,}", _random),
     ("jwt", ("eyJ",), r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", _jwt),
-    ("azure_key", ("AccountKey=", "SharedAccessKey="), r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40,88}={0,2}", _right),
+    ("azure_key", ("AccountKey=", "AccessKey="), r"(?:Account|SharedAccess)Key=[A-Za-z0-9+/]{40,88}={0,2}", _right),
 )  # fmt: skip
 """Kind, the letters that say it may be there, the form, and what is checked besides."""
 _COMPILED = tuple(
@@ -80,7 +81,10 @@ _COMPILED = tuple(
     for kind, prefixes, form, check in _FORMS
 )
 _URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{1,64}:([^\s@/]{3,128})@", re.IGNORECASE)
-_WORDS = r"(?:api[ _-]?key|secret(?:[ _-]?(?:access)?[ _-]?key)?|access[ _-]?(?:key|token)|auth[ _-]?token|token|passw(?:or)?d|pwd|passphrase|client[ _-]?secret)"
+_WORDS = (
+    r"(?:api[ _-]?key|secret(?:[ _-]?(?:access)?[ _-]?key)?|access[ _-]?(?:key|token)|auth[ _-]?token|token"
+    r"|passw(?:or)?d|pwd|passphrase|client[ _-]?secret)"
+)
 _SET = re.compile(r"[:=]\s{0,3}[\"']?(?P<value>[^\s\"',;]{8,200})")
 _NAMED = re.compile(rf"{_WORDS}[\"']?\s{{0,3}}$", re.IGNORECASE)
 _BEARER = re.compile(r"\bBearer (?P<value>[A-Za-z0-9._~+/-]{20,}=*)")
