@@ -1,4 +1,4 @@
-"""Guards at work in a real gateway: what is redacted, refused and cut, plain and streamed, and what the row says of it."""
+"""Guards at work in a real gateway: what is redacted, refused and cut, plain and streamed, and what rows say."""
 
 from __future__ import annotations
 

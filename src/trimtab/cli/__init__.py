@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import evidence, keys, live, loop, prepare, show
+from trimtab.cli import evidence, guards, keys, live, loop, prepare, show
 from trimtab.errors import TrimtabError
 
 
@@ -26,7 +26,7 @@ class _Lifecycle(TyperGroup):
 
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
-    ("Serve and watch", ("register", "up", "keys", "status", "history")),
+    ("Serve and watch", ("register", "up", "keys", "guards", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "rollback")),
     ("Evidence", ("audit", "card")),
     ("See it all in minutes", ("demo",)),
@@ -55,6 +55,14 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (keys.list_, "trimtab keys list"),
             (keys.rotate, "trimtab keys rotate key-3f9a12bc45d6 --grace 1h"),
             (keys.revoke, "trimtab keys revoke key-3f9a12bc45d6"),
+        ),
+    ),
+    "guards": (
+        "See and try what looks at questions and answers, and how well it was measured to.",
+        (
+            (guards.list_, "trimtab guards list"),
+            (guards.test, 'trimtab guards test "mail me at ann@example.com" --project my-triage'),
+            (guards.card, "trimtab guards card injection"),
         ),
     ),
     "cycle": (

@@ -98,7 +98,8 @@ class _Channel:
 
 def _cut(acting: list[Check]) -> Cut | None:
     """How a text must be held back for these guards: as the most demanding one needs it."""
-    return max((check.cut for check in acting), key=_ORDER.index, default=None)
+    cuts = [check.cut for check in acting]
+    return next((cut for cut in reversed(_ORDER) if cut in cuts), None)
 
 
 class GuardedStream:

@@ -55,7 +55,7 @@ class Watch:
     meter: Meter
     inputs: list[Check]
     outputs: list[Check]
-    found: dict[tuple[str, str, str], tuple[dict[str, None], int]] = field(default_factory=dict)
+    found: dict[tuple[str, Direction, str], tuple[dict[str, None], int]] = field(default_factory=dict)
     blocked: Event | None = None
     """What stopped the question."""
     fault: Fault | None = None
@@ -69,10 +69,10 @@ class Watch:
         for event in judged.events:
             self.meter.guarded(event.name, event.direction, event.action, event.seconds)
             if event.action:
-                key = (event.name, event.direction, event.action)
+                key: tuple[str, Direction, str] = (event.name, event.direction, event.action)
                 kinds, count = self.found.setdefault(key, ({}, 0))
                 kinds |= dict.fromkeys(event.found.split(","))
-                self.found[key] = (kinds, count + event.count)
+                self.found[key] = (kinds, count + event.times)
         if judged.failed:
             raise Fault(503, "guard_unavailable", f"the guard {judged.failed} could not decide, and nothing passes it")
 

@@ -17,8 +17,18 @@ from typing import Any, Literal, get_args
 from trimtab.responsible import check_digits
 
 NumberKind = Literal[
-    *("us_ssn", "uk_nhs", "de_tax_id", "fr_nir", "es_dni", "it_fiscal", "ch_ahv", "cn_id", "br_cpf", "nl_bsn"),
-    *("pl_pesel", "in_aadhaar"),
+    "us_ssn",
+    "uk_nhs",
+    "de_tax_id",
+    "fr_nir",
+    "es_dni",
+    "it_fiscal",
+    "ch_ahv",
+    "cn_id",
+    "br_cpf",
+    "nl_bsn",
+    "pl_pesel",
+    "in_aadhaar",
 ]
 """Numbers that states give to people, by country."""
 Kind = Literal["iban", "card", NumberKind, "email", "phone", "ip", "url"]
@@ -165,7 +175,7 @@ def _numbers(text: str) -> Iterator[Found]:
         digits = [int(c) for c in code]
         for kind, right, form, names in _NUMBERS.get(len(digits), ()):
             before = text[max(0, match.start() - CONTEXT) : match.start()]
-            announced = bool(form and re.fullmatch(form, written)) or re.search(names, before, re.IGNORECASE)
+            announced = bool(form and re.fullmatch(form, written)) or re.search(rf"\b(?:{names})", before, re.I)
             if announced and right(digits):
                 yield Found(kind, match.start(), match.end())
     for match in _DNI.finditer(text):

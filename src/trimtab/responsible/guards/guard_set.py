@@ -56,13 +56,13 @@ class Found(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One guard's word on one text. `found` are kinds in order, joined by commas; `count` how many there were."""
+    """One guard's word on one text. `found` are kinds in order, joined by commas; `times` how many there were."""
 
     name: str
     direction: Direction
     action: str
     found: str
-    count: int
+    times: int
     seconds: float
 
 
@@ -86,7 +86,7 @@ class Judged:
 
     text: str
     kept: str
-    events: list[Event] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list[Event])
     blocked: Event | None = None
     failed: str | None = None
     """A guard that could not decide and is to fail closed."""
