@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--attacks", type=Path, nargs="*", default=[])
     args = parser.parse_args()
     texts = _texts(args.data)
-    trained = topics.fit(texts["banking77 train"][:2000], [], 0.05)
+    trained = topics.fit(texts["banking77 train"][::5], [], 0.05)
     defined = {
         "pii": {"find": sorted(pii.PERSONAL)},
         "secrets": {},
@@ -241,6 +241,10 @@ def _speed(look: Callable[[str], Any], texts: dict[str, list[str]]) -> dict[str,
     }
 
 
+def _blocked(told: dict[str, Any]) -> str:
+    return f" ({told['aae']} and {told['sae']} of {told['n']} stopped)" if "aae" in told else ""
+
+
 def _markdown(cards: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Guard cards",
@@ -267,10 +271,8 @@ def _markdown(cards: dict[str, dict[str, Any]]) -> str:
                 lines.append("")
         for what in ("by_identity", "by_variety"):
             if what in card:
-                lines += [
-                    f"{what.replace('_', ' ').capitalize()}: **{card[what]['verdict']}**. {card[what]['detail']}",
-                    "",
-                ]
+                told, title = card[what], what.replace("_", " ").capitalize()
+                lines += [f"{title}: **{told['verdict']}**{_blocked(told)}. {told['detail']}", ""]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Train the injection guard's linear model from the data beside this file, and write its weights into the package.
 
-The data is our own: `attacks.txt` and `benign.txt` are sentences with choices, drawn here with a fixed seed; the
-messages of the example's first period and the prose of docs/ are benign as well. One line in five is held out, as a
-line: no wording of it is trained on. Run: python benchmarks/responsible/injection/train.py [--write]
+The data is our own: `attacks.txt` and `benign.txt` are sentences with choices, drawn here with a fixed seed;
+`prose.txt` (pages about this project) and the messages of the example's first period are benign as well. One line in
+five is held out, as a line: no wording of it is trained on; the threshold comes from there. Run: python benchmarks/responsible/injection/train.py [--write]
 """
 
 from __future__ import annotations
@@ -46,14 +46,10 @@ def lines(name: str) -> list[str]:
 
 
 def prose() -> list[str]:
-    """Benign stretches of our own: the documentation, and the example's messages of its first period."""
-    found: list[str] = []
-    for path in [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "ARCHITECTURE.md", ROOT / "README.md"]:
-        if "guard" not in path.name:
-            text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-            found += [s for s in injection.stretches(text) if len(s.split()) > 5]
+    """Benign stretches of our own: pages about this project as they once were, and messages of the example."""
+    pages = (HERE / "prose.txt").read_text(encoding="utf-8").splitlines()
     messages = (ROOT / "examples/support-triage/tickets-period1.jsonl").read_text(encoding="utf-8")
-    return found + [json.loads(line)["message"] for line in messages.splitlines()]
+    return pages + [json.loads(line)["message"] for line in messages.splitlines()]
 
 
 def data(seed: int = 0) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:

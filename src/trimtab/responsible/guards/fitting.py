@@ -22,7 +22,7 @@ def features(text: str) -> dict[str, float]:
     counts: Counter[str] = Counter(linear.pairs(found))
     for word in found:
         counts.update(linear.letters(word))
-    size = sqrt(len(found)) if found else 1.0
+    size = sqrt(max(len(found), linear.SHORT))
     return {name: count / size for name, count in counts.items()}
 
 

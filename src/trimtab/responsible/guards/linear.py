@@ -1,8 +1,8 @@
 """A linear model over the words of a text and the letters in them: small, quick and readable. Pure Python, no numpy.
 
-A text's score is bias + sum(weights of its features) / sqrt(words). Features of a word are itself and its runs of three
-to five letters, with `^` and `$` for its ends; the rest are pairs of neighbours. What a word contributes never changes,
-so it is summed once and kept: a known text costs a look for each word and each pair.
+A text's score is bias + sum(weights of its features) / sqrt(words, at least SHORT). Features of a word are itself and
+its runs of three to five letters, with `^` and `$` for its ends; the rest are pairs of neighbours. What a word
+contributes never changes, so it is summed once and kept: a known text costs a look for each word and each pair.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _WORD = re.compile(r"[^\W_]+|[<\[|#=]{2,}")
 _CJK = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
 LONGEST = 24
 """Letters of a word that are looked at."""
+SHORT = 6
+"""Words below which a text does not count as surer for being shorter."""
 KEPT = 20_000
 """Words whose sums are kept."""
 
@@ -70,7 +72,7 @@ class Linear:
         get = weights.get
         for pair in pairs(found):
             total += get(pair, 0.0)
-        return self.bias + total / sqrt(len(found))
+        return self.bias + total / sqrt(max(len(found), SHORT))
 
     def chance(self, text: str) -> float:
         """The same as a probability, 0 to 1."""

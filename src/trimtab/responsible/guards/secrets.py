@@ -85,7 +85,7 @@ _WORDS = (
     r"(?:api[ _-]?key|secret(?:[ _-]?(?:access)?[ _-]?key)?|access[ _-]?(?:key|token)|auth[ _-]?token|token"
     r"|passw(?:or)?d|pwd|passphrase|client[ _-]?secret)"
 )
-_SET = re.compile(r"[:=]\s{0,3}[\"']?(?P<value>[^\s\"',;]{8,200})")
+_SET = re.compile(r"[:=](?=\s{0,3}[\"']?(?P<value>[^\s\"',;]{8,200}))")
 _NAMED = re.compile(rf"{_WORDS}[\"']?\s{{0,3}}$", re.IGNORECASE)
 _BEARER = re.compile(r"\bBearer (?P<value>[A-Za-z0-9._~+/-]{20,}=*)")
 
