@@ -2,7 +2,8 @@
 
 The data is our own: `attacks.txt` and `benign.txt` are sentences with choices, drawn here with a fixed seed;
 `prose.txt` (pages about this project) and the messages of the example's first period are benign as well. One line in
-five is held out, as a line: no wording of it is trained on; the threshold comes from there. Run: python benchmarks/responsible/injection/train.py [--write]
+five is held out, as a line: no wording of it is trained on; the threshold comes from there.
+Run: python benchmarks/responsible/injection/train.py [--write]
 """
 
 from __future__ import annotations
