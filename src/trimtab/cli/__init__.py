@@ -62,6 +62,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         (
             (guards.list_, "trimtab guards list"),
             (guards.test, 'trimtab guards test "mail me at ann@example.com" --project my-triage'),
+            (guards.apply, "trimtab guards apply --dry-run"),
             (guards.card, "trimtab guards card injection"),
         ),
     ),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli import show
-from trimtab.cli.opening import Folder, opened, settings_of
+from trimtab.cli.loop import user
+from trimtab.cli.opening import Folder, opened, recorded, settings_of
 from trimtab.errors import Fixable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def list_(project: Folder = Path()) -> None:
         )
     show.table("guard", "kind", "looks at", "action", "when it fails", "settings", rows=rows)
     show.say(f"rows keep what is {guards.keep}; set {guards.hash[:12]}")
-    show.then("`trimtab register` makes them part of a version; `trimtab guards test TEXT` tries them")
+    show.then("`trimtab guards test TEXT` tries them; `trimtab guards apply` puts them live")
 
 
 def test(
@@ -82,6 +83,49 @@ def test(
     else:
         show.say(f"goes on: {judged.text}")
     show.then("`trimtab guards card` says how often each guard is right; begin with action: shadow")
+
+
+def apply(
+    project: Folder = Path(),
+    reason: Annotated[str, typer.Option(help="Why; it stands in the record.")] = "guards changed in trimtab.yaml",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")] = False,
+) -> None:
+    """Put the guards of the file live: the champion with these guards is registered as a version and becomes champion.
+
+    Nothing else about it changes, so no gate is asked; the move stands in the audit log, and `trimtab rollback` takes
+    it back. A canary that runs meanwhile ends. Retraining takes the guards of the file along by itself.
+    """
+    _, loaded = opened(project)
+    settings, control = recorded(project)
+    from trimtab import registry
+    from trimtab.promotion import apply as moving
+    from trimtab.responsible.guards import topics
+
+    now = registry.champion(control, loaded.project.name)
+    wanted = topics.fitted(loaded.guards, now.spec.labels)
+    if wanted == now.spec.guards:
+        show.say(f"version {now.version} has these guards already")
+        return
+    before, after = (_names(guards) for guards in (now.spec.guards, wanted))
+    show.say(f"guards of {now.spec.model}, version {now.version}: {before}")
+    show.say(f"would become: {after}")
+    if dry_run:
+        show.then("the same without --dry-run; nothing was changed")
+        return
+    if not yes:
+        typer.confirm("Put them live?", abort=True)
+    version = registry.register_guards(settings, loaded, control)
+    if version.parent != now.version:  # registered before, on an earlier champion
+        version = version.model_copy(update={"parent": now.version})
+    moving.guard(settings, control, version, actor=f"cli:{user()}", reason=reason)
+    show.say(f"{now.spec.model} champion is version {version.version}")
+    show.then("`trimtab status`; `trimtab rollback` takes it back")
+
+
+def _names(guards: GuardSet | None) -> str:
+    told = [f"{guard.name} ({guard.action})" for guard in guards.checks] if guards else []
+    return ", ".join(told) or "none"
 
 
 def card(

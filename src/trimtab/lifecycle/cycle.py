@@ -24,6 +24,7 @@ from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
+from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
@@ -221,6 +222,7 @@ def _train(work: Work, champion: ModelVersion, dataset: DatasetVersion) -> Train
 
 def _register(work: Work, champion: ModelVersion, dataset: DatasetVersion, run: TrainingRun) -> ModelVersion:
     changes = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": _tuned_prompt(work)}
+    changes["guards"] = guards.fitted(work.loaded.guards, dataset.labels)
     return registry.register(
         work.settings,
         work.control,

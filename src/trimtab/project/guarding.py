@@ -140,7 +140,7 @@ def _texts(reading: Reading, loc: Loc, name: str) -> list[str]:
 
 def _format(reading: Reading, here: Loc, guard: GuardSection, labels: LabelSet | None) -> dict[str, Any]:
     if guard.json_schema is None:
-        return {"schema": labels.json_schema()} if labels is not None else {}
+        return {"schema": labels.json_schema(), "of_labels": True} if labels is not None else {}
     from trimtab.records.json_schema import unknown
 
     loc: Loc = (*here, "json_schema")

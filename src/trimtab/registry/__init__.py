@@ -76,9 +76,17 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         prompt=loaded.prompt,
         decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
         labels=loaded.labels,
-        guards=guards.fitted(loaded.guards),
+        guards=guards.fitted(loaded.guards, loaded.labels),
     )
     return register(settings, control, spec, config_hash=loaded.hash, note=note)
+
+
+def register_guards(settings: Settings, loaded: Loaded, control: Control) -> ModelVersion:
+    """The champion with the guards of the file, as a version. Same content, same version. Raises Fixable."""
+    now = champion(control, loaded.project.name)
+    spec = now.spec.model_copy(update={"guards": guards.fitted(loaded.guards, now.spec.labels)})
+    note = f"version {now.version} with the guards of trimtab.yaml"
+    return register(settings, control, spec, config_hash=loaded.hash, note=note, parent=now.version)
 
 
 def register(

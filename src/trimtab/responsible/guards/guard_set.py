@@ -176,7 +176,7 @@ def masked(text: str, spans: list[tuple[int, int, str]]) -> str:
 def _looked(check: Check, text: str, before: str) -> Sequence[Any]:
     if check.cut != "words":
         return check.look(before + text if check.guard.kind == "injection" else text)
-    if len(text) <= BLOCK:
+    if len(text) <= BLOCK or check.guard.kind == "secrets":  # a private key is longer than blocks overlap
         return check.look(text)
     return _in_blocks(check, text)
 

@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.records.guards import Guard, GuardSet
+from trimtab.records.registry import LabelSet
 
 FEATURES = 3000
 """Weights that a fitted guard carries, at most."""
 
 
-def fitted(guards: GuardSet | None) -> GuardSet | None:
-    """The set with the examples of its topic guards replaced by what was learned from them. The same examples give the
-    same weights; a set that is fitted already stays as it is."""
+def fitted(guards: GuardSet | None, labels: LabelSet | None = None) -> GuardSet | None:
+    """The set as a version with these labels carries it: the examples of topic guards replaced by what was learned from
+    them, and a format that follows the labels following these. The same examples give the same weights."""
     if guards is None:
         return None
-    return guards.model_copy(update={"checks": tuple(_fitted(guard) for guard in guards.checks)})
+    return guards.model_copy(update={"checks": tuple(_fitted(guard, labels) for guard in guards.checks)})
 
 
-def _fitted(guard: Guard) -> Guard:
+def _fitted(guard: Guard, labels: LabelSet | None) -> Guard:
+    if guard.params.get("of_labels") and labels is not None:
+        return guard.model_copy(update={"params": {**guard.params, "schema": labels.json_schema()}})
     if guard.kind != "topics" or "examples" not in guard.params:
         return guard
     given = guard.params
