@@ -1,9 +1,10 @@
-"""`trimtab guards`: what is declared, what it would do with a text, and putting it live without touching anything else."""
+"""`trimtab guards`: what is declared, what it would do with a text, and putting it live while all else stays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from trimtab.cli import app
@@ -17,6 +18,9 @@ GUARDS = """guards:
   - {kind: pii, action: redact, find: [email]}
   - {kind: injection, direction: input, action: block}
 """
+
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns about itself
 
 
 def run(*words: str) -> str:
