@@ -332,6 +332,8 @@ def _start(fleet: _Fleet, version: ModelVersion) -> _Engine:
         raise
     names = {"model": version.spec.model, "version": version.version, "template": opened.template}
     price = prices.of(version.spec.base.name, fleet.loaded.project.model)
+    guards = version.spec.guards
+    names["guards"] = None if guards is None else guards.model_dump(mode="json") | {"sha256": guards.hash}
     names["price"] = None if price is None else msgspec.structs.asdict(price)
     return _Engine(version, opened, ServedEntity(**opened.upstream.model_dump(), **names))
 

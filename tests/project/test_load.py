@@ -198,3 +198,21 @@ def test_any_text_in_any_file_causes_nothing_but_config_errors(name: str, text: 
         (folder / other).write_text(content)
     (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
     only_config_errors(folder)
+
+
+def test_guards_become_definitions_with_a_hash_of_their_own(folder: Path) -> None:
+    text = FILES["trimtab.yaml"]
+    assert project.load(folder).guards is None
+    written = "guards: {checks: [{kind: pii, action: redact, find: [email]}, {kind: format}], keep: raw}\n"
+    (folder / "trimtab.yaml").write_text(text + written)
+    guards = project.load(folder).guards
+    assert guards is not None
+    assert [(g.name, g.direction, g.action) for g in guards.checks] == [
+        ("pii", "both", "redact"),
+        ("format", "output", "shadow"),
+    ]
+    assert guards.checks[1].params["schema"]["required"] == ["intent", "urgency"]
+    (folder / "trimtab.yaml").write_text(text + written.replace("email", "card"))
+    other = project.load(folder).guards
+    assert other is not None
+    assert other.hash != guards.hash

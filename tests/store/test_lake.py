@@ -7,6 +7,7 @@ import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 from deltalake import write_deltalake
@@ -18,7 +19,7 @@ from journal_writer import closed, feedback
 from trimtab import settings as trimtab_settings
 from trimtab.settings import Settings
 from trimtab.store.drain import drain
-from trimtab.store.journal import Closed, FeedbackFrame, Journal
+from trimtab.store.journal import Closed, FeedbackFrame, GuardEvent, Journal
 from trimtab.store.lake import FEEDBACK, INFERENCE, LABELLED, Lake
 
 DDL = """
@@ -28,7 +29,8 @@ logging_error_codes ARRAY<STRING>, served_entity_id STRING, requester STRING,
 time_to_first_byte_ms BIGINT, input_tokens BIGINT, output_tokens BIGINT, trace_id STRING,
 request_tags MAP<STRING;STRING>, model_name STRING, model_version STRING,
 row BIGINT, outcome STRING, route STRING, input_text STRING, output_text STRING,
-cost_nano_usd BIGINT, cached_tokens BIGINT, cache_write_tokens BIGINT, reasoning_tokens BIGINT
+cost_nano_usd BIGINT, cached_tokens BIGINT, cache_write_tokens BIGINT, reasoning_tokens BIGINT,
+guard_events ARRAY<STRUCT<name:STRING;direction:STRING;action:STRING;found:STRING;count:BIGINT>>, guards_sha256 STRING
 """
 """Databricks' inference table (endpoints with AI Gateway), its request-log extras, then ours."""
 
@@ -67,6 +69,9 @@ def test_the_table_in_its_own_log_has_databricks_names_types_and_order(place: Se
             return names.get(type_, type_.upper())
         if type_["type"] == "array":
             return f"ARRAY<{sql(type_['elementType'])}>"
+        if type_["type"] == "struct":
+            parts = [f"{part['name']}:{sql(part['type'])}" for part in type_["fields"]]
+            return f"STRUCT<{';'.join(parts)}>"
         return f"MAP<{sql(type_['keyType'])};{sql(type_['valueType'])}>"
 
     columns = [f"{column['name']} {sql(column['type'])}" for column in json.loads(metadata["schemaString"])["fields"]]
@@ -105,6 +110,8 @@ def test_a_row_says_what_the_journal_said(place: Settings) -> None:
         "cached_tokens": None,
         "cache_write_tokens": None,
         "reasoning_tokens": None,
+        "guard_events": [],
+        "guards_sha256": None,
     }
 
 
@@ -184,14 +191,19 @@ def test_a_lake_of_an_earlier_release_is_read_and_goes_on(place: Settings) -> No
     """Its table ends with output_text: what came later is null in its rows."""
     later = ["cost_nano_usd", "cached_tokens", "cache_write_tokens", "reasoning_tokens"]
     keep(place, closed("old"))
-    rows = pl.scan_delta(place.lake / "inference").collect().drop(later)
+    newest = ["guard_events", "guards_sha256"]
+    rows = pl.scan_delta(place.lake / "inference").collect().drop(*later, *newest)
     shutil.rmtree(place.lake / "inference")
     write_deltalake(place.lake / "inference", rows)
     lake = Lake(place)
     assert lake.sample(0, 9).select("databricks_request_id", *later).rows() == [("old", None, None, None, None)]
-    keep(place, closed("new", cost_nano_usd=17_000, cached_tokens=3, cache_write_tokens=2, reasoning_tokens=1))
+    seen = GuardEvent("pii", "input", "redact", "email", 1)
+    new = closed("new", cost_nano_usd=17_000, cached_tokens=3, cache_write_tokens=2, reasoning_tokens=1)
+    keep(place, msgspec.structs.replace(new, guards=(seen,), guards_sha256="f" * 64))
     assert lake.sample(0, 9).select("databricks_request_id", "output_tokens", *later).rows() == [
         ("old", 7, None, None, None, None),
         ("new", 7, 17_000, 3, 2, 1),
     ]
+    events = [None, [msgspec.structs.asdict(seen)]]
+    assert lake.sample(0, 9)["guard_events"].to_list() == events
     assert lake.sample(0, 9).schema == INFERENCE

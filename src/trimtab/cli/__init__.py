@@ -21,6 +21,7 @@ from trimtab.cli import (
     erasure,
     evidence,
     fairness,
+    guards,
     job,
     keys,
     live,
@@ -40,7 +41,7 @@ class _Lifecycle(TyperGroup):
 
 PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
-    ("Serve and watch", ("register", "up", "keys", "status", "history")),
+    ("Serve and watch", ("register", "up", "keys", "guards", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "promote", "rollback", "job")),
     ("Evidence", ("fairness", "compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
     ("Azure Databricks", ("azure", "databricks")),
@@ -75,6 +76,15 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (keys.list_, "trimtab keys list"),
             (keys.rotate, "trimtab keys rotate key-3f9a12bc45d6 --grace 1h"),
             (keys.revoke, "trimtab keys revoke key-3f9a12bc45d6"),
+        ),
+    ),
+    "guards": (
+        "See and try what looks at questions and answers, and how well it was measured to.",
+        (
+            (guards.list_, "trimtab guards list"),
+            (guards.test, 'trimtab guards test "mail me at ann@example.com" --project my-triage'),
+            (guards.apply, "trimtab guards apply --dry-run"),
+            (guards.card, "trimtab guards card injection"),
         ),
     ),
     "cycle": (

@@ -21,10 +21,11 @@ from hashlib import blake2b
 import msgspec
 
 from trimtab import trace_context
-from trimtab.gateway import asking, attempts, limits, routes, rows, shapes
+from trimtab.gateway import asking, attempts, guarding, limits, observing, routes, rows, shapes
 from trimtab.gateway.attempts import Trial, Way
 from trimtab.gateway.deadline import until
 from trimtab.gateway.exchange import Exchange
+from trimtab.gateway.guarded_stream import GuardedStream
 from trimtab.gateway.routes import Entity, Route
 from trimtab.gateway.rows import Gateway, Row
 from trimtab.gateway.shadow import Spent
@@ -51,12 +52,17 @@ def question(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: s
     """Answer what was asked. Raises Fault when no row could be opened; from there on every end is a row and a reply."""
     admitted = limits.admit(gateway.ledger, exchange, asked, gateway.routes.snapshot)
     try:
-        row = _open(gateway, exchange, caller, request_id, asked)
+        row = _choose(gateway, exchange, caller, request_id, asked)
+        if row.entity.guards is None:
+            _record(row)
     except Exception:
         limits.release(gateway.ledger, admitted)
         raise
     row.admitted = admitted
     exchange.abandoned = partial(_abandoned, row)
+    if row.entity.guards is not None:
+        row.task = asyncio.get_running_loop().create_task(_guarded(row))
+        return
     connection = gateway.pool.at_once(row.entity) if len(asked.conversations) == 1 else None
     if connection is None:
         row.task = asyncio.get_running_loop().create_task(_answered(row))
@@ -99,6 +105,45 @@ def _abandoned(row: Row) -> None:
 # In a task
 
 
+async def _guarded(row: Row) -> None:
+    """Answer under guards: they look at the question first, for the row may have to do without some of it."""
+    gateway, exchange, request_id = row.gateway, row.exchange, row.opened.request_id
+    try:
+        await guarding.question(gateway.meter, row)
+        _record(row)
+    except Fault as fault:
+        limits.release(gateway.ledger, row.admitted)
+        observing.refused(request_id, row.opened.path, fault.status, fault.code)
+        headers = b"x-request-id: %b\r\n%b" % (request_id.encode(), fault.headers)
+        exchange.reply(fault.status, fault.body(exchange.path), headers)
+    except asyncio.CancelledError:
+        limits.release(gateway.ledger, row.admitted)
+        raise
+    else:
+        if row.guarded is not None and row.guarded.stopped:
+            _refuse(row, row.guarded)
+        else:
+            await _answered(row)
+
+
+def _refuse(row: Row, looked: guarding.Watch) -> None:
+    """End a question that a guard stopped: with the version's refusal as an answer, or an error."""
+    exchange, body = row.exchange, guarding.refusal(looked, row)
+    if body is None:
+        rows.fail(row, guarding.refused(looked), "error" if looked.fault else "blocked")
+        return
+    try:
+        rows.close(row, 200, "blocked", body)
+    except Fault as unrecorded:
+        rows.fail(row, unrecorded, "error")
+        return
+    if row.asked.stream:
+        exchange.start(rows.headers(row), b"text/event-stream; charset=utf-8", body)
+        exchange.end(b"")
+    else:
+        exchange.reply(200, body, rows.headers(row))
+
+
 async def _answered(row: Row, failed: Exception | None = None) -> None:
     """Ask, again and elsewhere where that may help. `failed`: how the first attempt ended, if it was made already."""
     try:
@@ -118,7 +163,7 @@ async def _answered(row: Row, failed: Exception | None = None) -> None:
         fault.attempts = tuple(row.tried)
         rows.fail(row, fault, "error")
     except Fault as fault:
-        rows.fail(row, fault, "error")
+        rows.fail(row, fault, "blocked" if fault.code == guarding.CODE else "error")
     except Exception:
         log.exception("the gateway failed", extra={"request_id": row.opened.request_id, "path": row.opened.path})
         rows.fail(row, Fault(500, "internal_error", "the gateway failed; its log says why"), "error")
@@ -126,9 +171,15 @@ async def _answered(row: Row, failed: Exception | None = None) -> None:
 
 async def _attempt(row: Row, entity: Entity, route: Route, fresh: bool) -> None:
     """One attempt; returns when the client has its answer. Raises EngineGone, Full or Fault."""
-    row.entity, row.route, row.began = entity, route, time.perf_counter()
+    moved, row.entity, row.route, row.began = entity is not row.entity, entity, route, time.perf_counter()
     row.attempts += 1
-    if len(row.asked.conversations) != 1:
+    if moved and (entity.guards is not None or row.guarded is not None):
+        await guarding.again(row.gateway.meter, row)
+    looked = row.guarded
+    if looked is not None and looked.outputs and row.asked.stream:
+        await asking.ask_guarded(row, GuardedStream(looked), fresh)
+        return
+    if len(row.asked.conversations) != 1 or (looked is not None and looked.outputs):
         await asking.ask_all(row, fresh)
         return
     try:
@@ -206,6 +257,7 @@ async def _copy(row: Row, entity: Entity) -> Spent:
     exchange, routed = row.exchange.aside(), row.routed
     copy = Row(gateway, exchange, asked, opened, routed, entity, "shadow", row.deadline, ends)
     copy.shadow_of = row.opened.request_id
+    copy.guarded = guarding.watch(gateway.meter, entity, row.opened.path, "shadow")
     try:
         gateway.journal.opened(opened)
     except OSError:
@@ -258,8 +310,8 @@ def _patience(asked: bytes | None) -> float | None:
     return int(asked[:12]) / 1000
 
 
-def _open(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: str, asked: Asked) -> Row:
-    """Choose the version and open the row. Raises Fault when nothing is served or the journal takes nothing."""
+def _choose(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: str, asked: Asked) -> Row:
+    """Choose the version and make the row. Raises Fault when nothing is served."""
     snapshot, named = gateway.routes.snapshot, asked.named
     who = named.user or named.safety_identifier or caller.id
     chosen = routes.choose(snapshot, who) if snapshot is not None else None
@@ -289,14 +341,18 @@ def _open(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: str,
     row = Row(gateway, exchange, asked, opened, snapshot, entity, route, patience, ends)
     if caller.parent is not None or gateway.spans_exported:
         row.trace = trace_context.onward(exchange.headers, caller.parent, request_id, gateway.spans_exported)
+    return row
+
+
+def _record(row: Row) -> None:
+    """Open the row in the journal. Raises Fault when it takes nothing."""
     begun = time.perf_counter()
     try:
-        rows.settle_owed(gateway)
-        gateway.journal.opened(opened)
+        rows.settle_owed(row.gateway)
+        row.gateway.journal.opened(row.opened)
     except OSError as error:
         raise rows.no_journal(error) from error
     row.journal_seconds = time.perf_counter() - begun
-    return row
 
 
 def _moved(row: Row) -> Way | None:

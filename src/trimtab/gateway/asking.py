@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
 
-from trimtab.gateway import deadline, limits, rows, shapes, stream, upstream
+from trimtab.gateway import deadline, guarding, limits, rows, shapes, stream, upstream
+from trimtab.gateway.guarded_stream import GuardedStream
 from trimtab.gateway.rows import Row
 from trimtab.gateway.shapes import Completion, Fault
 from trimtab.gateway.upstream import UNLIMITED, EngineConnection, EngineGone
@@ -24,6 +25,7 @@ FAN_OUT = 8
 """Rows of one batch that are with the engine at once."""
 
 Ended = Callable[[Row, Exception | None], None]
+_Waiting = Callable[[Callable[[], object]], Awaitable[None]]
 
 
 def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
@@ -99,10 +101,11 @@ def _answer(row: Row, connection: EngineConnection) -> Completion:
 def reply(row: Row, answers: list[Completion]) -> None:
     """Close the row of a plain answer and send it. Raises Fault when the journal does not take it."""
     asked, entity = row.asked, row.entity
-    row.text = asked.output_text(answers)
+    if row.text is None:
+        row.text = asked.output_text(answers)
     row.usage = answers[0].usage if len(answers) == 1 else stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
-    rows.close(row, 200, "ok", body)
+    rows.close(row, 200, guarding.outcome(row.guarded), body)
     if row.shadow_of is None:
         row.exchange.reply(200, body, rows.headers(row))
 
@@ -131,10 +134,19 @@ def _streamed(row: Row) -> None:
 
 def _pass_on(row: Row, connection: EngineConnection) -> None:
     """Send on what has come; the engine waits while the client does not read."""
+    exchange = row.exchange
+    _tell(row, connection.take())
+    if exchange.started and exchange.behind and not connection.complete:
+        connection.pause()
+        exchange.caught_up = connection.resume
+
+
+def _tell(row: Row, data: bytes) -> None:
+    """Send on a piece of what the engine said."""
     relay, exchange, sent = row.relay, row.exchange, row.sent
     assert relay is not None and sent is not None  # noqa: S101, PT018 (a stream has both)
     try:
-        events = relay.feed(connection.take())
+        events = relay.feed(data)
     except (msgspec.DecodeError, stream.EngineFailed) as error:
         raise Fault(502, "engine_error", f"the engine failed in mid-answer: {error}") from error
     if not events:
@@ -146,12 +158,9 @@ def _pass_on(row: Row, connection: EngineConnection) -> None:
         row.first_byte = time.perf_counter()
         row.engine_seconds += row.first_byte - row.began
         exchange.start(rows.headers(row), b"text/event-stream; charset=utf-8", events)
-    if exchange.behind and not connection.complete:
-        connection.pause()
-        exchange.caught_up = connection.resume
 
 
-def _finish(row: Row) -> None:
+def _finish(row: Row, guard: GuardedStream | None = None) -> None:
     """End a streamed answer that came whole. Raises EngineGone when it did not, Fault when it is not recorded."""
     relay, sent = row.relay, b"".join(row.sent or ())
     if relay is None or not relay.done or not row.exchange.started:
@@ -159,7 +168,9 @@ def _finish(row: Row) -> None:
     row.usage = relay.usage
     row.text = relay.text(sent)
     last = relay.last()
-    rows.close(row, 200, "ok", sent + last)
+    if guard is not None:
+        guard.tell(row)
+    rows.close(row, 200, guarding.outcome(row.guarded), sent + last)
     row.exchange.end(last)
 
 
@@ -179,6 +190,47 @@ def _refusal(row: Row, connection: EngineConnection) -> Fault:
     fault = shapes.engine_fault(connection.status, said)
     fault.retry_after = retry_after.seconds_of(connection.retry_after())
     return fault
+
+
+# An answer under guards, which may have to wait for them
+
+
+async def ask_guarded(row: Row, guard: GuardedStream, fresh: bool) -> None:
+    """One attempt at a streamed answer that the version's guards look at before the client has it."""
+    relay = row.relay = row.asked.tell(row.opened.request_id, row.entity)
+    row.sent, connection = [], await row.gateway.pool.acquire(row.entity, fresh)
+    try:
+        said = await _begun(row, connection, row.asked.conversations[0])
+        while not guard.ended:
+            await said(lambda: connection.complete or connection.has_more)
+            if connection.status != 200:
+                await said(lambda: connection.complete)
+                raise _refusal(row, connection)
+            whole = connection.complete
+            _tell(row, await guard.feed(connection.take()))
+            if whole:
+                break
+            if row.exchange.behind:
+                connection.pause()
+                await _caught_up(row)
+                connection.resume()
+    except Exception:
+        if not row.exchange.started:  # it may be asked again
+            row.lost = limits.lose(row.lost, [relay.usage], row.entity)
+        raise
+    finally:
+        row.gateway.pool.release(connection)
+        if row.first_byte is None:
+            row.engine_seconds += time.perf_counter() - row.began
+    _finish(row, guard)
+
+
+async def _caught_up(row: Row) -> None:
+    """Wait until the client has read enough."""
+    read = asyncio.Event()
+    row.exchange.caught_up = read.set
+    if row.exchange.behind:
+        await read.wait()
 
 
 # A batch
@@ -204,24 +256,34 @@ async def ask_all(row: Row, fresh: bool) -> None:
         raise
     finally:
         row.engine_seconds += time.perf_counter() - row.began
-    reply(row, [answers[index] for index in range(len(answers))])
+    given = [answers[index] for index in range(len(answers))]
+    if row.guarded is not None:
+        row.text = row.asked.output_text(given)
+        given = await guarding.answers(row, row.guarded, given)
+    reply(row, given)
 
 
 async def _ask_one(row: Row, conversation: list[object], fresh: bool) -> Completion:
     connection = await row.gateway.pool.acquire(row.entity, fresh)
-    heard = asyncio.Event()
     try:
-        _send(row, connection, conversation, heard.set)
-        first, said = row.entity.first_byte_seconds, partial(_heard, connection, heard)
-        try:
-            async with asyncio.timeout(first if first < UNLIMITED else None):
-                await said(lambda: connection.status)
-        except TimeoutError:
-            connection.fall_silent()
+        said = await _begun(row, connection, conversation)
         await said(lambda: connection.complete)
         return _answer(row, connection)
     finally:
         row.gateway.pool.release(connection)
+
+
+async def _begun(row: Row, connection: EngineConnection, conversation: list[object]) -> _Waiting:
+    """Ask, and wait until the engine has begun to answer; returns how to wait for more. Raises EngineGone."""
+    heard = asyncio.Event()
+    _send(row, connection, conversation, heard.set)
+    first, said = row.entity.first_byte_seconds, partial(_heard, connection, heard)
+    try:
+        async with asyncio.timeout(first if first < UNLIMITED else None):
+            await said(lambda: connection.status)
+    except TimeoutError:
+        connection.fall_silent()
+    return said
 
 
 async def _heard(connection: EngineConnection, heard: asyncio.Event, what: Callable[[], object]) -> None:

@@ -24,6 +24,8 @@ _HELP = {
     "trimtab_input_tokens_total": "Tokens of questions, as the engine counted them.",
     "trimtab_output_tokens_total": "Tokens of answers, as the engine counted them.",
     "trimtab_engine_attempts_total": "Attempts to get a question answered by an engine.",
+    "trimtab_guard_seconds": "One guard's look at one text.",
+    "trimtab_guard_events_total": "Texts in which a guard found something, or failed, by what it did.",
     "trimtab_requests_in_flight": "HTTP requests being answered now.",
     "trimtab_connections_open": "Connections of clients now.",
     "trimtab_journal_bytes_total": "Bytes written to the journal.",

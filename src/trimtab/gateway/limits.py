@@ -89,7 +89,7 @@ def settle(
     admitted: Admitted,
     usage: Usage,
     entity: Entity,
-    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted"],
+    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted", "blocked"],
     sent: bool,
     lost: Lost = NONE_LOST,
 ) -> int | None:

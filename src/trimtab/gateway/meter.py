@@ -38,6 +38,10 @@ SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 """Upper bounds of the buckets of whole answers and first tokens."""
 OVERHEAD_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0)
 """Upper bounds of the buckets of what the gateway itself adds."""
+GUARD_SECONDS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, 1.0)
+"""Upper bounds of the buckets of one guard's look at one text."""
+MOST_GUARDS = 64
+"""Guards that are told apart, by name and direction."""
 
 
 class _Version:
@@ -76,6 +80,8 @@ class Meter:
         self._requests: dict[tuple[str, int, str, int, str, str], tuple[int, _Version]] = {}
         self._versions: dict[tuple[str, int], _Version] = {}
         self._paths: set[str] = set()
+        self._guards: dict[tuple[str, str], int] = {}
+        self._guard_events: dict[tuple[str, str, str], int] = {}
 
     # What happened
 
@@ -116,6 +122,22 @@ class Meter:
         if output_tokens:
             cells[at.output_tokens] += output_tokens
         cells[at.attempts] += attempts
+
+    def guarded(self, name: str, direction: str, action: str, seconds: float) -> None:
+        """A guard looked at a text; `action` is what it did, empty when it found nothing."""
+        at = self._guards.get((name, direction)) or self._new_guard(name, direction)
+        cells = self._cells
+        cells[at] += seconds
+        cells[at + 1 + bisect_left(GUARD_SECONDS, seconds)] += 1
+        if action:
+            key = (name, direction, action)
+            event = self._guard_events.get(key)
+            if event is None:
+                labels = f'guard="{escaped(name)}",direction="{direction}",action="{action}"'
+                event = self.cell(f"trimtab_guard_events_total{{{labels}}}")
+                if (name, direction) in self._guards:
+                    self._guard_events[key] = event
+            cells[event] += 1
 
     def sync(self, connections: int, journal_bytes: int, journal_errors: int) -> None:
         """Take over what others count: open connections now, the journal's totals since this process began."""
@@ -202,6 +224,14 @@ class Meter:
         if len(self._versions) < MOST_VERSIONS:
             self._versions[(model, version)] = found
         return found
+
+    def _new_guard(self, name: str, direction: str) -> int:
+        known = len(self._guards) < MOST_GUARDS
+        labels = f'guard="{escaped(name) if known else OTHER}",direction="{direction}"'
+        at = self.histogram("trimtab_guard_seconds", labels, GUARD_SECONDS)
+        if known:
+            self._guards[(name, direction)] = at
+        return at
 
     def _labels(self, model: str, version: int) -> str:
         if (model, version) not in self._versions and len(self._versions) >= MOST_VERSIONS:

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from trimtab.providers.prices import Price
+from trimtab.responsible.guards.guard_set import GuardSet
 
 Route = Literal["champion", "canary", "fallback", "shadow"]
 
@@ -62,6 +63,7 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
     connect_seconds: float = 5.0
     first_byte_seconds: float = 600.0
     price: Price | None = None
+    guards: GuardSet | None = None
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")

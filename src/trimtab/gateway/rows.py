@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from trimtab import trace_context
-from trimtab.gateway import limits, observing, stream
+from trimtab.gateway import guarding, limits, observing, stream
 from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
@@ -31,7 +31,7 @@ from trimtab.gateway.shapes import Asked, Fault
 from trimtab.gateway.upstream import EngineConnection
 from trimtab.store.journal import Attempt, Closed, Journal, Opened
 
-Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted"]
+Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted", "blocked"]
 
 _NOT_COUNTED = stream.Usage()
 NEVER = float("inf")
@@ -93,6 +93,8 @@ class Row:
     sent: list[bytes] | None = None
     """What a streamed answer was so far."""
     closed: bool = False
+    guarded: guarding.Watch | None = None
+    """What the version's guards found; None: it has none."""
 
     def __init__(
         self,
@@ -162,6 +164,8 @@ def close(row: Row, status: int, outcome: Outcome, response: bytes) -> None:
         tuple(row.tried),
         row.shadow_of,
         opened.traceparent,
+        () if row.guarded is None else row.guarded.events(),
+        None if row.guarded is None else row.guarded.guards.sha256,
     )
     try:
         gateway.journal.closed(frame)
@@ -223,5 +227,5 @@ def headers(row: Row) -> bytes:
     """The headers that tell of the row: its id, the version and the split of its time."""
     split = observing.time_split(row, time.perf_counter() - row.exchange.at)
     shown, disclosed = row.entity.shown[row.route], row.routed.disclosed(row.opened.path)
-    identity = row.opened.request_id.encode()
-    return b"x-request-id: %b\r\n%b%b%b%b" % (identity, shown, disclosed, split, row.admitted.headers)
+    identity, guards = row.opened.request_id.encode(), b"" if row.guarded is None else row.guarded.headers()
+    return b"x-request-id: %b\r\n%b%b%b%b%b" % (identity, shown, disclosed, split, row.admitted.headers, guards)

@@ -122,6 +122,11 @@ class EngineConnection(asyncio.Protocol):
         self._head, self._heard = b"", heard
         self._transport.write(request)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a piece of the body has come that nobody took."""
+        return bool(self._chunks)
+
     def take(self) -> bytes:
         """The piece of the body that has come meanwhile; more may come."""
         chunks, self._chunks = self._chunks, []

@@ -27,6 +27,7 @@ from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt, Weights
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
+from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
 from trimtab.store import artifacts
 from trimtab.store.control import Control
@@ -299,6 +300,7 @@ def _register(work: Work, dataset: DatasetVersion, run: TrainingRun) -> ModelVer
     changes = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": _tuned_prompt(work)}
     if run.hosted is not None:
         changes |= {"base": Weights(name=run.hosted.served, sha256="", format="hosted")}
+    changes["guards"] = guards.fitted(work.loaded.guards, dataset.labels)
     return registry.register(
         work.settings,
         work.control,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.project import companions, guidelines, retirement, rules
+from trimtab.project import companions, guarding, guidelines, retirement, rules
 from trimtab.project.reading import Reading, open_project, project_of
+from trimtab.records.guards import GuardSet
 from trimtab.records.guidelines import Guidelines
 from trimtab.records.project import Project
 from trimtab.records.record import content_hash
@@ -38,6 +39,8 @@ class Loaded:
     guidelines_sha256: str = ""
     """Of the file's bytes; empty without one."""
     files: tuple[str, ...] = ()
+    guards: GuardSet | None = None
+    """As the file says, the texts of its example files among the parameters; None: no guard."""
 
 
 def load(path: Path) -> Loaded:
@@ -93,10 +96,11 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
     rules.look(reading, project, labels, swaps)
+    guards = guarding.guards(reading, project, labels)
     rule_book = guidelines.guidelines(reading, project)
     digest = reading.digests.get("guidelines", "")
     files = tuple(dict.fromkeys(reading.files))
-    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest, files)
+    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest, files, guards)
 
 
 def _sorted(reading: Reading) -> list[ConfigError]:

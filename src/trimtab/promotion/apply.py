@@ -6,7 +6,7 @@ from trimtab import registry
 from trimtab.errors import Conflict, Fixable
 from trimtab.records.promotion import Decision
 from trimtab.records.record import utc_now
-from trimtab.records.registry import AliasMove, Traffic
+from trimtab.records.registry import AliasMove, ModelVersion, Traffic
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 
@@ -108,6 +108,26 @@ def rollback(
     control.move(moves, _traffic(model, None, 0.0, reason))
     registry.show_aliases(settings, control, model)
     return move
+
+
+def guard(settings: Settings, control: Control, version: ModelVersion, *, actor: str, reason: str) -> None:
+    """Make a version champion that differs from the champion by its guards alone. Raises Conflict when the champion
+    moved meanwhile. A canary ends: it was compared with the champion before."""
+    model = version.spec.model
+    move = AliasMove(
+        model=model,
+        alias="champion",
+        before=version.parent,
+        after=version.version,
+        at=utc_now(),
+        actor=actor,
+        reason=reason,
+    )
+    moves = [move]
+    if (challenger := control.alias(model, "challenger")) is not None:
+        moves.append(move.model_copy(update={"alias": "challenger", "before": challenger, "after": None}))
+    control.move(moves, _traffic(model, None, 0.0, reason))
+    registry.show_aliases(settings, control, model)
 
 
 def expect_champion(control: Control, decision: Decision) -> None:

@@ -158,13 +158,16 @@ def _began(control: Control, decision: Decision, percent: float | None) -> datet
 
 
 def _judged(loaded: Loaded, lake: AnyLake, labels: LabelSet | None) -> pl.DataFrame:
-    """Recent requests with `failed`: an error, an invalid answer, or one that a label has shown to be wrong."""
+    """Recent requests with `failed`: an error, an invalid answer, or one that a label has shown to be wrong.
+
+    What a guard stopped is neither: it was meant to be stopped.
+    """
     count = lake.count()
     quality = loaded.project.monitor.quality
     columns = ["row", "request_time", "model_version", "outcome", "output_text", "route"]
     rows = lake.sample(max(0, count - 5000), count, columns).filter(pl.col("route") != "shadow")
     known = lake.labelled(max(0, count - 5000)).select("row", "label")
-    rows = rows.join(known, on="row", how="left").filter(pl.col("outcome") != "cancelled")
+    rows = rows.join(known, on="row", how="left").filter(~pl.col("outcome").is_in(["cancelled", "blocked"]))
 
     def failed(row: dict[str, str | None]) -> bool:
         if row["outcome"] != "ok" or labels is None:

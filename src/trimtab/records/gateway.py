@@ -44,6 +44,8 @@ class ServedEntity(Upstream):
     model: str
     version: int
     template: dict[str, Any]
+    guards: dict[str, Any] | None = None
+    """`records.guards.GuardSet` with its hash as `sha256`; None: nothing is looked at."""
     price: dict[str, int] | None = None
     """`providers.prices.Price`: nano-USD for one token of each kind; None: what it costs is not known."""
 

@@ -16,6 +16,7 @@ from trimtab.records.endpoint import KNOWN_PROVIDERS, EndpointSection, ProviderS
 from trimtab.records.erasure import SubjectField
 from trimtab.records.file_model import FileModel
 from trimtab.records.file_model import refused as _refused
+from trimtab.records.guards import GuardsSection
 from trimtab.records.threshold import Threshold, threshold
 
 MONITORS = ("input_drift", "quality")
@@ -422,6 +423,7 @@ class Project(FileModel):
     providers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], ProviderSection] = Field(default={})
     """Servers of hosted models, by the name that stands before the colon of a base. openai is known without."""
     endpoint: EndpointSection = EndpointSection()
+    guards: GuardsSection = GuardsSection()
 
     def thresholds(self) -> tuple[Threshold, ...]:
         """The thresholds that the alerts name, each once."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
+from trimtab.records.guards import GuardSet
 from trimtab.records.record import Record, content_hash
 
 
@@ -102,13 +103,13 @@ class VersionSpec(Record):
     decoding: Decoding
     labels: LabelSet | None = None
     masks: tuple[Mask, ...] = Field(default=(), description="applied in order to every message, and to the prompt")
+    guards: GuardSet | None = None
 
     @property
     def hash(self) -> str:
-        said = self.model_dump(mode="json")
-        if not self.masks:  # a version without a mask keeps the hash it had before there were any
-            del said["masks"]
-        return content_hash(said)
+        """Versions without masks or guards have the hash that they had before there were any."""
+        absent = {name for name in ("masks", "guards") if not getattr(self, name)}
+        return content_hash(self.model_dump(mode="json", exclude=absent or None))
 
 
 class ModelVersion(Record):

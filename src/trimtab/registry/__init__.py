@@ -24,6 +24,7 @@ from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionS
 from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.registry import mlflow_model
 from trimtab.responsible import identities
+from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
 from trimtab.store import artifacts
 from trimtab.store.control import Control
@@ -84,8 +85,17 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
         labels=loaded.labels,
         masks=tuple(identities.mask_of(identities.pack(m.language), m.axes) for m in project.model.masks),
+        guards=guards.fitted(loaded.guards, loaded.labels),
     )
     return register(settings, control, spec, config_hash=loaded.hash, note=note)
+
+
+def register_guards(settings: Settings, loaded: Loaded, control: Control) -> ModelVersion:
+    """The champion with the guards of the file, as a version. Same content, same version. Raises Fixable."""
+    now = champion(control, loaded.project.name)
+    spec = now.spec.model_copy(update={"guards": guards.fitted(loaded.guards, now.spec.labels)})
+    note = f"version {now.version} with the guards of trimtab.yaml"
+    return register(settings, control, spec, config_hash=loaded.hash, note=note, parent=now.version)
 
 
 def register(

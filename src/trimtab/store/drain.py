@@ -298,6 +298,8 @@ def _inference_rows(closed: list[Closed], first: int) -> pl.DataFrame:
         "cached_tokens": [frame.cached_tokens for frame in closed],
         "cache_write_tokens": [frame.cache_write_tokens for frame in closed],
         "reasoning_tokens": [frame.reasoning_tokens for frame in closed],
+        "guard_events": [[msgspec.structs.asdict(event) for event in frame.guards] for frame in closed],
+        "guards_sha256": [frame.guards_sha256 for frame in closed],
     }
     return pl.DataFrame(columns, schema=INFERENCE)
 

@@ -51,6 +51,16 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ms: int
 
 
+class GuardEvent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a guard did with a request: `found` are kinds joined by commas, `count` how many there were."""
+
+    name: str
+    direction: Literal["input", "output"]
+    action: str
+    found: str
+    count: int
+
+
 class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
     request_id: str
     client_request_id: str | None
@@ -82,7 +92,7 @@ class Closed(_Request, array_like=True, frozen=True, gc=False):
     ttfb_ms: int | None
     input_tokens: int | None
     output_tokens: int | None
-    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted"]
+    outcome: Literal["ok", "error", "timeout", "cancelled", "aborted", "blocked"]
     input_text: str | None
     output_text: str | None
     response: bytes
@@ -95,6 +105,10 @@ class Closed(_Request, array_like=True, frozen=True, gc=False):
     shadow_of: str | None = None
     """The request whose copy this is."""
     traceparent: str | None = None
+    guards: tuple[GuardEvent, ...] = ()
+    """What guards found, in the order they looked."""
+    guards_sha256: str | None = None
+    """The set of guards that looked; None: none did."""
 
 
 class FeedbackFrame(msgspec.Struct, array_like=True, frozen=True):

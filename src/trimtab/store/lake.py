@@ -33,6 +33,12 @@ from trimtab.store.subjects import MARK, Subjects
 
 _TIME = pl.Datetime("us", "UTC")
 
+GUARD_EVENT = {
+    **dict.fromkeys(("name", "direction", "action", "found"), pl.String),
+    "count": pl.Int64,
+}
+"""What a guard did: its name, input or output, redact, block, flag, shadow or error, the kinds found, how many."""
+
 INFERENCE = pl.Schema(
     {
         "databricks_request_id": pl.String,
@@ -63,9 +69,12 @@ INFERENCE = pl.Schema(
         "cached_tokens": pl.Int64,
         "cache_write_tokens": pl.Int64,
         "reasoning_tokens": pl.Int64,
+        "guard_events": pl.List(pl.Struct(GUARD_EVENT)),
+        "guards_sha256": pl.String,
     }
 )
-"""Columns of `inference`, in order. Money is in nano-USD (1e-9 USD); null where the model has no price."""
+"""Columns of `inference`, in order. Money is in nano-USD (1e-9 USD); null where the model has no price. `guards_sha256`
+is the set of guards that looked, null when none did."""
 
 FEEDBACK = pl.Schema(
     {

@@ -78,7 +78,7 @@ def buckets(frame: pl.DataFrame) -> Buckets:
     first, last = min(times) // seconds, max(times) // seconds
     places = [time // seconds - first for time in times]
     versions = [int(version) for version in frame["model_version"]]
-    failed = [outcome not in ("ok", "cancelled") for outcome in frame["outcome"]]
+    failed = [outcome not in ("ok", "cancelled", "blocked") for outcome in frame["outcome"]]
     size = last - first + 1
     return Buckets(
         seconds=seconds,
