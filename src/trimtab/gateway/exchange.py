@@ -36,9 +36,17 @@ class Wire(Protocol):
     behind: bool
 
     @property
-    def server(self) -> Clock: ...
-    def write(self, data: bytes) -> None: ...
-    def answered(self, exchange: Exchange) -> None: ...
+    def server(self) -> Clock:
+        """Whose connection it is."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; to a client that is gone they are lost."""
+        ...
+
+    def answered(self, exchange: Exchange) -> None:
+        """Hear that an exchange has sent its last byte."""
+        ...
 
 
 class Head:
@@ -83,8 +91,8 @@ class Exchange:
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """By lower-case name. Shared by requests whose heads differ in Content-Length only (it is the first one's), so
-        nothing here may be changed."""
+        """By lower-case name. Shared by requests whose heads differ in Content-Length only: that is the first one's.
+        Nothing here may be changed."""
         return self.head.headers
 
     @property
