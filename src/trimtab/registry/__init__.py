@@ -311,17 +311,17 @@ def _log_model(settings: Settings, spec: VersionSpec, run_id: str) -> Any:
         inputs=Schema([ColSpec("string", "input")]), outputs=Schema([ColSpec("string", "output")])
     )
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = {}
+        files = {}
         if spec.adapter_sha256:
             adapter = Path(folder) / "adapter.gguf"
             adapter.write_bytes(artifacts.blob(settings, spec.adapter_sha256).read_bytes())
-            artifacts["adapter"] = str(adapter)
+            files["adapter"] = str(adapter)
         warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is given
         with mlflow.start_run(run_id=run_id):
             return mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts=artifacts or None,
+                artifacts=files or None,
                 model_config={"spec": spec.model_dump_json()},
                 signature=signature,
                 pip_requirements=[f"trimtab=={__version__}"],
