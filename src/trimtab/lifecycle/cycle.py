@@ -86,11 +86,14 @@ def decided(
     settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows
 ) -> tuple[Work, ModelVersion, Decision]:
     """The last attempt of a cycle, its candidate and what was decided about it."""
+    last = None
     for work in attempts(settings, loaded, control, cycle, rows):
         candidate, decision = judge_candidate(work)
+        last = work, candidate, decision
         if not failed_for_fairness_alone(decision):
             break
-    return work, candidate, decision  # pyright: ignore[reportPossiblyUnboundVariable] (attempts is at least 1)
+    assert last is not None  # noqa: S101 (attempts is at least 1)
+    return last
 
 
 def attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows) -> Iterator[Work]:
