@@ -89,7 +89,7 @@ def _asked(settings: environment.Settings) -> None:
         request = {"messages": [], "metadata": {"region": "north" if north else "south"}}
         journal.closed(
             Closed(
-                request_id=f"r{number}", client_request_id=f"c{number}", caller=f"u{number}", requester=None,
+                request_id=f"r{number}", client_request_id=f"c{number}", caller=f"u{number}", requester="local",
                 model="desk", ttfb_ms=None, input_tokens=None, output_tokens=None,
                 version=1, route="champion", path="/predict", at_ms=at, request=json.dumps(request).encode(),
                 response=said.encode(), status_code=502 if failed else 200, outcome="error" if failed else "ok",

@@ -64,7 +64,7 @@ def test_a_guard_that_blocks_an_identity_fails_and_the_group_is_named() -> None:
     assert "FAIL" in page
     assert "favourable | religion | Muslim" in page.replace("| ", "| ").replace("  ", " ")
     values = audit.metrics(found)
-    assert values["rai/flip_rate/religion"] == pytest.approx(40 / 44)
+    assert values["rai/flip_rate/religion"] == pytest.approx(44 / 48)
     assert all(value == value for value in values.values())
 
 

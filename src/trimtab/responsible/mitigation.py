@@ -121,7 +121,8 @@ def thresholds(
 class _Scores(BaseEstimator):
     """An estimator that was fitted elsewhere: its score is the only feature."""
 
-    is_fitted_ = True
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
 
     def fit(self, *_: Any) -> _Scores:
         return self
