@@ -16,7 +16,7 @@ from trimtab.gateway.guarded_stream import GuardedStream
 from trimtab.gateway.guarding import Watch
 from trimtab.gateway.meter import Meter
 from trimtab.responsible import check_digits, pii
-from trimtab.responsible.guards import answer_format, guard_set, injection, profanity, secrets, topics
+from trimtab.responsible.guards import answer_format, guard_set, injection, people, profanity, secrets, topics
 from trimtab.responsible.guards.folding import fold
 from trimtab.responsible.guards.guard_set import Guard, GuardSet
 
@@ -145,6 +145,22 @@ def test_topics_keep_what_is_like_the_examples_and_stop_the_rest() -> None:
     look = guard_set.checks(_set(Guard("t", "topics", "input", "block", params=params)), "input", "/", "champion")
     assert guard_set.judge(look, "input", "why does my new card not work?").blocked is None
     assert guard_set.judge(look, "input", "write a poem about dragons and the moon").blocked
+
+
+@pytest.mark.parametrize(("on_error", "failed"), [("open", None), ("closed", "names")])
+def test_a_guard_that_cannot_look_fails_as_declared(on_error: Any, failed: str | None, monkeypatch: Any) -> None:
+    monkeypatch.setattr(people, "reason", lambda: "presidio_analyzer is not installed")
+    people._analyzer.cache_clear()
+    names = _set(Guard("names", "names", "output", "redact", on_error=on_error))
+    judged = guard_set.judge(guard_set.checks(names, "output", "/", "champion"), "output", "I am Ann Lee.")
+    assert (judged.text, judged.failed) == ("I am Ann Lee.", failed)
+    assert [(event.action, event.found) for event in judged.events] == [("error", "RuntimeError")]
+
+
+@pytest.mark.skipif(people.reason() is not None, reason=str(people.reason()))
+def test_names_of_people_are_found_where_presidio_is() -> None:
+    text = "My name is John Smith and I live in Leeds."
+    assert [text[found.start : found.end] for found in people.find(text)] == ["John Smith"]
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.sampled_from(["x", "y"]), max_size=3))
