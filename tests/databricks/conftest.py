@@ -55,6 +55,6 @@ def trimtab(desk: Desk, workspace: Standin) -> Callable[..., str]:
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         assert done.exit_code == 0, done.output
-        return done.output
+        return done.stdout if "--json" in words else done.output
 
     return run
