@@ -33,7 +33,7 @@ def runtime(w: WorkspaceClient, wanted: str) -> str:
     """The version key of a runtime: `lts` and `lts-ml` are the newest with long-term support that the workspace has."""
     if wanted not in ("lts", "lts-ml"):
         return wanted
-    return w.clusters.select_spark_version(long_term_support=True, ml=wanted == "lts-ml")
+    return w.clusters.select_spark_version(long_term_support=True, ml=wanted == "lts-ml", scala="2.13")
 
 
 def _cluster(w: WorkspaceClient) -> Kind:
