@@ -38,7 +38,9 @@ def test_nothing_outside_imports_it_before_it_is_asked_for() -> None:
 def test_without_it_a_command_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "prompt.md").write_text("Answer.\n")
     target = "target: {databricks: {catalog: ml, schema: support}}\n"
-    (tmp_path / "trimtab.yaml").write_text("name: desk\nmodel: {base: echo, prompt: prompt.md}\ntask: {kind: chat}\n" + target)
+    (tmp_path / "trimtab.yaml").write_text(
+        "name: desk\nmodel: {base: echo, prompt: prompt.md}\ntask: {kind: chat}\n" + target
+    )
     code = (
         "import sys; sys.modules['trimtab.databricks'] = None; from trimtab.cli import main; "
         f"sys.argv = ['trimtab', 'databricks', 'init', '--project', {str(tmp_path)!r}]; main()"

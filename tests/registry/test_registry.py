@@ -95,7 +95,8 @@ def test_plain_mlflow_loads_and_answers_and_the_base_weights_are_stored_once(rea
         "model = mlflow.pyfunc.load_model('models:/desk@champion')\n"
         "print(model.predict(pandas.DataFrame({'input': ['where is my money?', 'cannot sign in']})))\n"
     )
-    env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Named, or MLflow asks a Spark session for it, and Spark's client alone ends a process that has no main file.
+    env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_REGISTRY_URI": where.mlflow_uri}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     answers = eval(done.stdout.strip().splitlines()[-1])  # noqa: S307 (our own print)
