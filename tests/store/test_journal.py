@@ -23,6 +23,7 @@ from trimtab.store.journal import (
     Closed,
     FeedbackFrame,
     Frame,
+    GuardEvent,
     Journal,
     Opened,
     frames,
@@ -43,6 +44,9 @@ by_type = {
 
 by_type[tuple[Attempt, ...]] = st.lists(
     st.builds(Attempt, by_type[str], by_type[int | None], by_type[str], by_type[int]), max_size=3
+).map(tuple)
+by_type[tuple[GuardEvent, ...]] = st.lists(
+    st.builds(GuardEvent, text, st.sampled_from(["input", "output"]), text, text, whole), max_size=3
 ).map(tuple)
 
 
