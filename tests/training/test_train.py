@@ -243,7 +243,8 @@ SYSTEM = "Answer with intent and urgency as JSON."
 
 def test_twenty_steps_teach_the_real_base_and_the_engine_serves_what_was_trained(settings: Settings) -> None:
     """The loss more than halves, the engine's tokens are the trainer's, and on unseen messages the engine's greedy
-    answers are those of transformers with peft, word for word."""
+    answers are those of transformers with peft, word for word; but for a toss-up, where the engine's 8 bits may decide
+    otherwise: two tokens whose log-probabilities are within four times what the two differ by on the base itself."""
     base = weights.fetch(settings_module.load().blobs, "smollm2-135m-instruct")
     section = LoraSection(layers=12, epochs=2.0)
     run = tune(settings, dataset(settings.datasets / "d", 80), base, section, [], system=SYSTEM)
@@ -263,9 +264,25 @@ def test_twenty_steps_teach_the_real_base_and_the_engine_serves_what_was_trained
             assert tokenizer(text).input_ids == ask("/tokenize", {"content": text, "parse_special": True})["tokens"]
         body = {"temperature": 0, "max_tokens": 30, "cache_prompt": False, "lora": [{"id": 0, "scale": 1.0}]}
         served = [ask("/v1/chat/completions", body | {"messages": messages})["choices"][0] for messages in asked]
-    assert [choice["message"]["content"] for choice in served] == trained
+    answers = [choice["message"]["content"] for choice in served]
+    apart = [_apart(model, tokenizer, *both) for both in zip(asked, trained, answers, strict=True)]
+    assert max(apart) < 4 * 0.085, list(zip(apart, trained, answers, strict=True))
+    assert apart.count(0.0) >= len(apart) - 2
     assert all(LABELS.parse(text) is not None for text in trained), trained
     assert {choice["finish_reason"] for choice in served} == {"stop"}
+
+
+def _apart(model: Any, tokenizer: Any, chat: list[dict[str, str]], one: str, other: str) -> float:
+    """How much likelier transformers finds its own answer where the other one leaves it, in nats; 0 for the same."""
+    if one == other:
+        return 0.0
+    begun = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (one, other)]
+    place = next(n for n, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1])
+    prompt = tokenizer(begun, add_special_tokens=False).input_ids + ids[0][:place]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+    return float(logits[ids[0][place]] - logits[ids[1][place]])
 
 
 def _greedy(model: Any, tokenizer: Any, asked: list[list[dict[str, str]]]) -> list[str]:
