@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -60,6 +61,10 @@ def test_a_guard_that_blocks_an_identity_fails_and_the_group_is_named() -> None:
     assert ("favourable", "religion", "Muslim") in failed
     assert not any(attribute == "gender" for _, attribute, _ in failed)
     assert "Muslim" in found.examples[0]
+    theirs = [replace(orbit, frame=replace(orbit.frame, request="r1")) for orbit in ORBITS]
+    quoted = twins.worst_pairs(theirs, blocked)
+    assert quoted[0].startswith("request r1: ")
+    assert not [text for orbit in ORBITS for text in orbit.texts if text in " ".join(quoted)]
     page = audit.page(found)
     assert "FAIL" in page
     assert "favourable | religion | Muslim" in page.replace("| ", "| ").replace("  ", " ")

@@ -10,7 +10,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +245,16 @@ def _frames(place: Place) -> list[Frame]:
         return _read_frames(place.settings.root / section.frames)
     lake = Lake(place.settings)
     count = lake.count()
-    texts = lake.sample(max(0, count - LOOKED_AT), count, ["row", "input_text"])["input_text"].drop_nulls().unique()
+    rows = lake.sample(max(0, count - LOOKED_AT), count, ["input_text", "databricks_request_id"]).drop_nulls()
+    asked = dict(sorted(rows.iter_rows()))
     words = identities.pack(section.language)
-    plain = [text for text in texts.sort() if not pii.find(text)]  # reports quote pairs verbatim
-    found = [f for text in plain for axis in section.axes if (f := identities.frame_of(text, words, axis))]
+    framed = [
+        (identities.frame_of(text, words, axis), request)
+        for text, request in asked.items()
+        if not pii.find(text)
+        for axis in section.axes
+    ]
+    found = [replace(frame, request=request) for frame, request in framed if frame is not None]
     if not found:
         raise Fixable(
             "no request names a group of people, so there is nothing to swap",

@@ -28,11 +28,13 @@ _NO_OBJECT = re.compile(
 
 @dataclass(frozen=True)
 class Frame:
-    """A prompt with slots. `label`: the right answer, where it is known, by field."""
+    """A prompt with slots. `label`: the right answer, where it is known, by field. `request`: the one whose text it was:
+    reports name it and do not quote it."""
 
     text: str
     valid_axes: tuple[str, ...]
     label: Mapping[str, str] = field(default_factory=dict[str, str])
+    request: str = ""
 
 
 @dataclass(frozen=True)

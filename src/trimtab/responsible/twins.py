@@ -106,15 +106,18 @@ def swings(
 def worst_pairs(
     orbits: Sequence[Orbit], outcomes: Sequence[Sequence[Outcome]], free_text: bool = False, n: int = WORST
 ) -> list[str]:
-    """Pairs whose decision flips, those with the largest difference of scores first, verbatim."""
+    """Pairs whose decision flips, those with the largest difference of scores first: frames of the user's own verbatim,
+    a customer's text by its request and the groups."""
     pairs: list[tuple[float, str]] = []
     for orbit, said in zip(orbits, outcomes, strict=True):
         first = min(range(len(said)), key=lambda i: (said[i].score or 0.0, i))
         others = [i for i, one in enumerate(said) if _decision(one, free_text) != _decision(said[first], free_text)]
         if others:
             other = max(others, key=lambda i: said[i].score or 0.0)
-            ends = [f"{_decision(said[i], free_text)}: {orbit.texts[i]}" for i in (first, other)]
-            pairs.append(((said[other].score or 0.0) - (said[first].score or 0.0), " | ".join(ends)))
+            shown = orbit.groups if orbit.frame.request else orbit.texts
+            ends = " | ".join(f"{_decision(said[i], free_text)}: {shown[i]}" for i in (first, other))
+            told = f"request {orbit.frame.request}: {ends}" if orbit.frame.request else ends
+            pairs.append(((said[other].score or 0.0) - (said[first].score or 0.0), told))
     return [text for _, text in sorted(pairs, key=lambda pair: -pair[0])[:n]]
 
 
