@@ -29,7 +29,6 @@ _TYPES = {
     pl.Int64: "BIGINT",
     pl.Float64: "DOUBLE",
     pl.Datetime: "TIMESTAMP",
-    pl.List: "ARRAY<STRING>",
     pl.Map: "MAP<STRING, STRING>",
 }
 _PRIORITY = (
@@ -57,7 +56,16 @@ def session(remote: str | None = None) -> SparkSession:
 
 def ddl(schema: pl.Schema) -> str:
     """The columns of a table as Spark SQL: `row BIGINT, …`."""
-    return ", ".join(f"{name} {_TYPES[kind.base_type()]}" for name, kind in schema.items())
+    return ", ".join(f"{name} {sql_type(kind)}" for name, kind in schema.items())
+
+
+def sql_type(kind: pl.DataType) -> str:
+    """A column's type as Spark SQL writes it."""
+    if isinstance(kind, pl.List):
+        return f"ARRAY<{sql_type(kind.inner)}>"  # pyright: ignore[reportArgumentType] (an instance: the schema's are)
+    if isinstance(kind, pl.Struct):
+        return f"STRUCT<{', '.join(f'{part.name}: {sql_type(part.dtype)}' for part in kind.fields)}>"  # pyright: ignore[reportArgumentType]
+    return _TYPES[kind.base_type()]
 
 
 class SparkLake:
@@ -170,7 +178,7 @@ class SparkLake:
         found = self._spark.read.table(table)
         return found.selectExpr(
             *(
-                name if name in found.columns else f"CAST(NULL AS {_TYPES[kind.base_type()]}) AS {name}"
+                name if name in found.columns else f"CAST(NULL AS {sql_type(kind)}) AS {name}"
                 for name, kind in schema.items()
             )
         )

@@ -35,6 +35,7 @@ def _joined(content: str) -> str:
     return f"array_join(transform(from_json({content}, 'array<struct<text:string>>'), part -> part.text), '')"
 
 
+_GUARD_EVENT = "name: STRING, direction: STRING, action: STRING, found: STRING, count: BIGINT"
 _CALLS: dict[Generation, str] = {
     2: """
   SELECT databricks_request_id AS id, request_date, client_request_id AS own_id, request_time, status_code,
@@ -122,7 +123,9 @@ SELECT
   CAST(NULL AS BIGINT) AS cost_nano_usd,
   CAST(NULL AS BIGINT) AS cached_tokens,
   CAST(NULL AS BIGINT) AS cache_write_tokens,
-  CAST(NULL AS BIGINT) AS reasoning_tokens
+  CAST(NULL AS BIGINT) AS reasoning_tokens,
+  CAST(NULL AS ARRAY<STRUCT<{_GUARD_EVENT}>>) AS guard_events,
+  CAST(NULL AS STRING) AS guards_sha256
 FROM rows"""
 
 

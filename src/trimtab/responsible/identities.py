@@ -28,8 +28,8 @@ _NO_OBJECT = re.compile(
 
 @dataclass(frozen=True)
 class Frame:
-    """A prompt with slots. `label`: the right answer, where it is known, by field. `request`: the one whose text it was:
-    reports name it and do not quote it."""
+    """A prompt with slots. `label`: the right answer, where it is known, by field. `request`: whose text it was, if a
+    customer's: reports name it and do not quote it."""
 
     text: str
     valid_axes: tuple[str, ...]
