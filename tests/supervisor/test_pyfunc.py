@@ -184,9 +184,9 @@ def engines(served: Desk) -> set[int]:
 
 def test_a_language_model_is_not_promoted_past_its_gates(tmp_path: Path) -> None:
     settings, loaded = place.make(tmp_path)
-    registry.register_base(settings, loaded)
+    version = registry.register_base(settings, loaded).version
     with pytest.raises(Fixable, match="gates decide"):
-        apply.appoint(settings, Control(settings), MODEL, 1, actor="test", reason="in a hurry")
+        apply.appoint(settings, Control(settings), MODEL, version, actor="test", reason="in a hurry")
 
 
 def test_a_pickle_from_outside_the_registry_is_refused_unless_the_file_allows_it(tmp_path: Path) -> None:
