@@ -47,7 +47,11 @@ REGRESSOR = LinearRegression().fit(X, 2 * X["length"] - X["width"])
 def log_model(settings: Any, model: Any, alias: str) -> None:
     """Register a model as a data scientist does."""
     mlflow.set_tracking_uri(settings.mlflow_uri)
-    with mlflow.start_run():
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name("research")
+    where = (settings.home / "research").as_uri()
+    research = found.experiment_id if found else client.create_experiment("research", artifact_location=where)
+    with mlflow.start_run(experiment_id=research):
         signature = infer_signature(X, model.predict(X))
         info = mlflow.sklearn.log_model(
             model,
@@ -57,7 +61,6 @@ def log_model(settings: Any, model: Any, alias: str) -> None:
             registered_model_name="iris",
             pip_requirements=["scikit-learn"],  # or MLflow finds them out by loading the model once more
         )
-    client = mlflow.MlflowClient()
     client.set_registered_model_alias("iris", alias, str(info.registered_model_version))
 
 
