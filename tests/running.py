@@ -50,14 +50,19 @@ class Desk:
         self.up.terminate()
         return self.up.wait()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request of ours carries."""
+        return {}
+
     def ask(self, text: str, caller: str) -> httpx.Response:
-        headers = {"x-trimtab-caller": caller}
+        headers = {"x-trimtab-caller": caller} | self.headers
         return httpx.post(f"{self.url}/predict", json={"input": text}, headers=headers, timeout=30)
 
     def answers(self) -> bool:
         """Whether a question is answered right now."""
         try:
-            return httpx.post(f"{self.url}/predict", json=self.question, timeout=30).status_code == 200
+            return httpx.post(f"{self.url}/predict", json=self.question, headers=self.headers, timeout=30).is_success
         except httpx.HTTPError:
             return False
 

@@ -33,9 +33,9 @@ class Guarded(Desk):
 
     secret = ""
 
-    def ask(self, text: str, caller: str) -> httpx.Response:
-        headers = {"authorization": f"Bearer {self.secret}"}
-        return httpx.post(f"{self.url}/predict", json={"input": text}, headers=headers, timeout=30)
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.secret}"}
 
 
 def test_the_two_who_look_do_so_often_enough_for_a_second() -> None:
