@@ -31,6 +31,7 @@ from trimtab.promotion import apply
 from trimtab.providers import weights
 from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.promotion import Decision
+from trimtab.records.training import TrainingRun
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
 
@@ -128,8 +129,9 @@ def _tour(watch: _Watch, folder: Path, speed: float, undo: bool) -> None:
     watch.until(lambda: bool(control.facts("cycle", Cycle)))
     view.enter("retrain")
     traffic.pace = 8.0
-    watch.until(lambda: bool(control.facts("decision", Decision)))
+    watch.until(lambda: bool(control.facts("training_run", TrainingRun)))
     view.enter("judge")
+    watch.until(lambda: bool(control.facts("decision", Decision)))
     watch.until(lambda: _rolling(control, model) or bool(control.facts("cycle_end", CycleEnd)))
     view.enter("roll out")
     traffic.pace = busy

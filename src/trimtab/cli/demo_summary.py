@@ -52,8 +52,13 @@ def _gain(control: Control, field: str) -> list[str]:
     gates = [gate for decision in decisions[-1:] for gate in decision.gates if gate.gate == "quality"]
     if not gates:
         return []
-    shares = {name.removeprefix("accuracy_"): n for name, n in gates[0].numbers.items() if name.startswith("accuracy_")}
-    shown = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+    numbers = gates[0].numbers
+    shares = {name.removeprefix("accuracy_"): n for name, n in numbers.items() if name.startswith("accuracy_")}
+    rows = {name: int(numbers.get(f"n_{name}", gates[0].n)) for name in shares}
+    shown = ", ".join(
+        f"{name} {share:.2f}" + (f" of {rows[name]}" if rows[name] != gates[0].n else "")
+        for name, share in shares.items()
+    )
     what = "the whole answer" if field == "*" else f"the {field}"
     return [f"gained    {what} right on {gates[0].n} held-out tickets: {shown}"]
 

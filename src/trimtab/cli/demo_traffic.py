@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CLIENTS = 4
+CLIENTS = 8
 LABELLED_OF_TEN = 8
 """Of ten tickets, how many get a label: the rest stay unlabelled, as in life."""
 LABEL_DELAY = 8

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -25,7 +27,7 @@ from trimtab.records.project import Project, RetrainSection
 from trimtab.records.record import utc_now
 from trimtab.records.training import Trigger
 from trimtab.settings import Settings
-from trimtab.store import seals
+from trimtab.store import journal, seals
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.lake import AnyLake, Lake
@@ -36,6 +38,8 @@ DRAIN_SECONDS = 1
 WATCH_SECONDS = 3
 EXPORT_SECONDS = 2
 SEAL_SECONDS = 60
+REST_SECONDS = 15
+"""Where nothing has come in, journal and lake are looked at only this often: for writers that died, windows of time."""
 COMPLIANCE_SECONDS = 3600
 TRIES = 3
 """A cycle that breaks off this often in one process ends as failed, so that it does not block the ones after it."""
@@ -52,6 +56,8 @@ class Loop:
     said: str = ""
     tries: dict[str, int] = field(default_factory=dict)
     """How often each cycle broke off in this process."""
+    seen: dict[str, tuple[object, float]] = field(default_factory=dict)
+    """By job, what it found when it last ran, and until when (monotonic) it rests while that is the same."""
 
 
 def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
@@ -59,7 +65,7 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     loop = Loop(settings, loaded, Control(settings))
     scheduler = BackgroundScheduler(timezone="UTC")
     once: dict[str, Any] = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
-    scheduler.add_job(_guarded(lambda: drain(settings)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
+    scheduler.add_job(_guarded(lambda: _drain(loop)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
     scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
     model = loaded.project.name
     erasure.choose(settings, loaded.project.evidence)
@@ -141,14 +147,48 @@ def trigger(
 def _watch(loop: Loop) -> None:
     """Resume what is unfinished, look at the monitors, start a cycle for an alert that asks for one."""
     settings, project, control = loop.settings, loop.loaded.project, loop.control
-    registry.show_aliases(settings, control, project.name)
+    aliases = [control.alias(project.name, alias) for alias in registry.ALIASES]
+    _unless_at_rest(loop, "aliases", aliases, lambda loop: registry.show_aliases(settings, control, project.name))
     waiting = cycles.unfinished(control, project.name)
     if waiting:
         _launch(loop, waiting[0])
         return
+    _unless_at_rest(loop, "watch", (_lake_state(settings), aliases), _look)
+
+
+def _look(loop: Loop) -> None:
+    settings, project, control = loop.settings, loop.loaded.project, loop.control
     watch.look(settings, project, control, Lake(settings), utc_now())
     for alert in open_alerts(project, control):
         _consider(loop, alert.title, alert)
+
+
+def _drain(loop: Loop) -> None:
+    """Move what the journal holds into the lake."""
+    state: object
+    try:
+        files = [(segment, segment.stat()) for segment in journal.segments(loop.settings.journal)]
+        state = [(segment, status.st_size, status.st_mtime_ns) for segment, status in files]
+    except FileNotFoundError:  # another drain has just moved it
+        state = object()
+    _unless_at_rest(loop, "drain", state, lambda loop: drain(loop.settings))
+
+
+def _lake_state(settings: Settings) -> object:
+    """What is another one after each commit to a lake on this disk; of one elsewhere, never the same."""
+    if settings.lake_url is not None:
+        return object()
+    logs = [Path(settings.lake_table(name)) / "_delta_log" for name in ("inference", "feedback")]
+    return [log.stat().st_mtime_ns for log in logs if log.exists()]
+
+
+def _unless_at_rest(loop: Loop, name: str, state: object, job: Callable[[Loop], object]) -> None:
+    """Run a job, unless it has seen this state and its next look is not due yet. One that failed has seen nothing."""
+    before, until = loop.seen.get(name, (None, 0.0))
+    if state == before and time.monotonic() < until:
+        return
+    job(loop)
+    loop.seen[name] = (state, time.monotonic() + REST_SECONDS)
 
 
 def open_alerts(project: Project, control: Control) -> list[Alert]:

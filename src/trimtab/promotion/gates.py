@@ -31,15 +31,13 @@ def quality_gate(
 
     `non_inferior`: pass when the lower bound of (candidate - champion) exceeds -margin, fail when the upper bound lies
     below it. `better`: the same with 0. `margin` is an accuracy, 0 to 1. `numbers`: accuracies, also of the baselines
-    (shown, they do not decide), and McNemar's b (only the candidate right), c (only the champion right), exact p.
-    Raises Fixable when a label lacks a field.
+    (shown, they do not decide, and may have answered the first `n_NAME` rows only), and McNemar's b (only the
+    candidate right), c (only the champion right), exact p. Raises Fixable when a label lacks a field.
     """
     threshold = -margin if mode == "non_inferior" else 0.0
     limit = f"lower bound > {threshold:g}"
     others = dict(baselines or {})
-    if any(
-        a.suite != candidate.suite or len(a.answers) != len(labels) for a in (candidate, champion, *others.values())
-    ):
+    if any(side.suite != candidate.suite or len(side.answers) != len(labels) for side in (candidate, champion)):
         detail = "The versions were not asked the same labelled rows, so there is no comparison."
         return _unmeasured("quality", QUALITY_TEST, limit, detail)
     hits, old = (exact_match(side.answers, labels, fields) for side in (candidate, champion))
@@ -49,8 +47,9 @@ def quality_gate(
         return _unmeasured("quality", QUALITY_TEST, limit, "There is no labelled row to compare on.")
     sides = {"candidate": candidate, "champion": champion} | others
     accuracies = {
-        f"accuracy_{x}": sum(exact_match(side.answers, labels, fields)) / len(hits) for x, side in sides.items()
-    }
+        f"accuracy_{x}": sum(exact_match(side.answers, labels[: len(side.answers)], fields)) / len(side.answers)
+        for x, side in sides.items()
+    } | {f"n_{name}": float(len(side.answers)) for name, side in others.items()}
     return GateResult(
         gate="quality",
         verdict="pass" if interval.low > threshold else "fail" if interval.high < threshold else "insufficient",

@@ -25,6 +25,8 @@ Say = Callable[[float, float | None, str], None]
 
 FIRST_LOOK = 40
 """Pairs after which a failure may already be called, so that a plainly unfair candidate costs no more answers."""
+BARE_ROWS = 16
+"""Rows put to the bare base, which is shown for scale only: enough to tell prose from answers."""
 
 
 def cases(dataset: DatasetVersion, part: str) -> list[Case]:
@@ -82,9 +84,9 @@ def quality_and_latency(
     """Both versions, and the bare base for scale, on the same hold-out rows."""
     rows, section = cases(dataset, "holdout"), loaded.project.gates
     texts, labels = [case.input for case in rows], [case.label for case in rows]
-    of_champion = answers(settings, loaded, control, champion, texts, _part(say, 0.0, 0.4, "champion"))
-    of_candidate = answers(settings, loaded, control, candidate, texts, _part(say, 0.4, 0.75, "candidate"))
-    of_bare = baseline(settings, loaded, control, candidate, texts, _part(say, 0.75, 1.0, "bare base"))
+    of_champion = answers(settings, loaded, control, champion, texts, _part(say, 0.0, 0.45, "champion"))
+    of_candidate = answers(settings, loaded, control, candidate, texts, _part(say, 0.45, 0.85, "candidate"))
+    of_bare = baseline(settings, loaded, control, candidate, texts[:BARE_ROWS], _part(say, 0.85, 1.0, "bare base"))
     results: list[GateResult] = []
     if section.quality:
         fields = list(dataset.labels.fields) if section.quality_field == "*" else [section.quality_field]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,12 +239,43 @@ def client_of(settings: Settings) -> MlflowClient:
 
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a new database is no news to the reader
-    given = "MLFLOW_TRACKING_URI" in os.environ
+    given = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(settings.mlflow_uri)
-    if not given:  # MLflow writes it there, where the settings of another project in this process would find it
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    # Where no registry is named, MLflow imports Spark to ask its session for one.
+    mlflow.set_registry_uri(settings.registry_uri or settings.mlflow_uri)
+    for name, value in given.items():  # MLflow writes them there, where another project's settings would find them
+        if value is None:
+            os.environ.pop(name, None)
     settings.home.mkdir(parents=True, exist_ok=True)
+    _start_from_migrated(settings)
     return mlflow.MlflowClient()
+
+
+def _start_from_migrated(settings: Settings) -> None:
+    """Begin a project's database as a copy of an empty one that MLflow has migrated once: each time takes seconds."""
+    database = Path(settings.mlflow_uri.removeprefix("sqlite:///"))
+    if database.parent != settings.home or database.exists():
+        return
+    import mlflow
+
+    empty = settings.blobs.parent / f"mlflow-{mlflow.__version__}.db"
+    if not empty.exists():
+        _migrate(empty)
+    with tempfile.TemporaryDirectory(dir=database.parent) as folder, suppress(FileExistsError):
+        os.link(shutil.copyfile(empty, Path(folder) / database.name), database)  # unless another process was quicker
+
+
+def _migrate(place: Path) -> None:
+    """An empty database with MLflow's tables of this release."""
+    from mlflow.store.db import utils
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        fresh = Path(folder) / place.name
+        engine = utils.create_sqlalchemy_engine(f"sqlite:///{fresh}")
+        utils._initialize_tables(engine)
+        engine.dispose()
+        fresh.replace(place)
 
 
 def _log_version(
