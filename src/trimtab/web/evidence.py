@@ -85,7 +85,8 @@ def _accuracies(gates: Sequence[GateResult]) -> None:
         text("Accuracy on the hold-out", "fact-name")
         for name, share in sorted(found.items(), key=lambda item: item[1]):
             with box("bar-line"):
-                text(name, "bar-name")
+                rows = numbers.get(f"n_{name}")  # it was asked the first rows only
+                text(f"{name}, {rows:.0f} rows" if rows else name, "bar-name")
                 with box("bar").props("aria-hidden=true"):
                     box("bar-fill mine" if name == "candidate" else "bar-fill").style(f"width: {share:.1%}")
                 text(f"{share:.0%}", "bar-value")
