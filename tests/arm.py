@@ -27,7 +27,10 @@ class Login:
 
 
 class Arm(requests.adapters.BaseAdapter):
-    """Deployments by path. One that is new is Creating, and Succeeded once it was looked at twice."""
+    """Deployments by path. One that is new is Creating, and Succeeded once it was looked at twice.
+
+    One that is deleted is gone once its operation was looked at (202 with Location, as ARM's long-running ones do).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +51,13 @@ class Arm(requests.adapters.BaseAdapter):
             self.looks[path] = 0
             self.deployments[path] = {"id": path, "name": path.rpartition("/")[2], **body}
             return _response(request, 201, self._as_it_is(path))
+        if path.startswith("/operations"):
+            return _response(request, 204, None)
+        if request.method == "DELETE":
+            there = self.deployments.pop(path, None)
+            accepted = _response(request, 202 if there else 204, None)
+            accepted.headers["location"] = f"https://management.azure.com/operations{path}"
+            return accepted
         if path not in self.deployments:
             return _response(request, 404, {"error": {"code": "ResourceNotFound", "message": "no such deployment"}})
         self.looks[path] += 1
@@ -59,6 +69,10 @@ class Arm(requests.adapters.BaseAdapter):
     def puts(self) -> list[tuple[str, Any]]:
         """What was put: path, body."""
         return [(path, body) for method, path, body in self.heard if method == "PUT"]
+
+    def deletes(self) -> list[str]:
+        """Names of the deployments that were to be deleted, in order."""
+        return [path.rpartition("/")[2] for method, path, _ in self.heard if method == "DELETE"]
 
     def _as_it_is(self, path: str) -> dict[str, Any]:
         there = self.deployments[path]
@@ -79,5 +93,6 @@ def _response(request: requests.PreparedRequest, status: int, body: Any) -> requ
     response = requests.Response()
     response.status_code, response.url, response.request = status, str(request.url), request
     response.headers["content-type"] = "application/json"
-    response.raw = urllib3.HTTPResponse(io.BytesIO(json.dumps(body).encode()), preload_content=False)
+    content = b"" if body is None else json.dumps(body).encode()
+    response.raw = urllib3.HTTPResponse(io.BytesIO(content), preload_content=False)
     return response

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+
+import npm
 
 PACKAGE = "@copilotkit/aimock@1.43.0"
 KEY = "sk-of-the-emulator"
@@ -53,7 +53,7 @@ class Emulator:
 @contextmanager
 def emulator(folder: Path, fixtures: list[dict[str, Any]] | None = None) -> Iterator[Emulator]:
     """Start one that answers as `fixtures` (else FIXTURES) say. Skips when node, npm or network are missing."""
-    program = _installed()
+    program = npm.package(PACKAGE, "the emulator of OpenAI and Azure") / "dist" / "cli.js"
     (folder / "fixtures.json").write_text(json.dumps({"fixtures": fixtures} if fixtures else FIXTURES))
     process = subprocess.Popen(
         ["node", str(program), "-p", "0", "-f", str(folder / "fixtures.json")],
@@ -73,20 +73,3 @@ def emulator(folder: Path, fixtures: list[dict[str, Any]] | None = None) -> Iter
         process.terminate()
         process.wait()
         process.stdout.close()
-
-
-def _installed() -> Path:
-    where = Path.home() / ".cache" / "trimtab" / "tests" / PACKAGE.replace("/", "_")
-    program = where / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
-    if program.exists():
-        return program
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("the emulator of OpenAI and Azure needs node and npm, which are not installed")
-    where.mkdir(parents=True, exist_ok=True)
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(where), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        pytest.skip(f"the emulator of OpenAI and Azure could not be installed with npm: {reason}")
-    return program

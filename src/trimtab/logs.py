@@ -24,7 +24,9 @@ VARIABLE = "TRIMTAB_LOG_FORMAT"
 _SECRETS = re.compile(
     r"""(?ix)
     (?P<lead> \b(?:bearer|basic)\s+
-            | \b(?:[\w-]*(?:api[_-]?key|token|secret|password|authorization))["']?\s*[=:]\s*["']?(?:bearer\s+|basic\s+)?
+            | \b(?:[\w-]*(?:api[_-]?key|token|secret|password|authorization|signature))["']?\s*[=:]\s*["']?
+              (?:bearer\s+|basic\s+)?
+            | [?&]sig=
             | ://(?=[^\s@]+@) )
     (?P<value> [^\s"',;@]{4,} )
     | \b(?:sk|pk|dapi|ghp|hf|xox[a-z])[-_][\w-]{8,}

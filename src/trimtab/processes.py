@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import selectors
 import subprocess
 import sys
 import threading
@@ -89,10 +89,12 @@ def exit_with_parent() -> None:
 def _first_line(process: subprocess.Popen[bytes], deadline: float) -> bytes:
     assert process.stdout is not None  # noqa: S101 (Popen was given PIPE)
     line = b""
-    while not line.endswith(b"\n") and (left := deadline - time.monotonic()) > 0:
-        if select.select([process.stdout], [], [], min(left, 0.2))[0]:
-            byte = os.read(process.stdout.fileno(), 1)
-            if not byte:
-                break
-            line += byte
+    with selectors.DefaultSelector() as ready:  # select() itself refuses file descriptors from 1024 on
+        ready.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n") and (left := deadline - time.monotonic()) > 0:
+            if ready.select(min(left, 0.2)):
+                byte = os.read(process.stdout.fileno(), 1)
+                if not byte:
+                    break
+                line += byte
     return line

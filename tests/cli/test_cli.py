@@ -36,10 +36,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*words: str, answer: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["trimtab", *words])
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        with pytest.raises(SystemExit) as left:
+        code = 0
+        try:
             cli.main()
+        except SystemExit as left:
+            code = int(left.code or 0)
         out, err = capsys.readouterr()
-        return left.value.code if isinstance(left.value.code, int) else 0, out, err
+        return code, out, err
 
     return call
 

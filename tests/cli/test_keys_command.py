@@ -30,10 +30,13 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["trimtab", *words])
         monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-        with pytest.raises(SystemExit) as left:
+        code = 0
+        try:
             cli.main()
+        except SystemExit as left:
+            code = int(left.code or 0)
         out, err = capsys.readouterr()
-        return left.value.code if isinstance(left.value.code, int) else 0, out, err
+        return code, out, err
 
     return call
 

@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 from trimtab.databricks.lake_spark import SparkLake, ddl
 from trimtab.settings import Settings
 from trimtab.store.lake import FEEDBACK, INFERENCE, AnyLake, open_table
+from trimtab.store.subjects import Subjects
 
 Open = Callable[[Settings], AnyLake]
 
@@ -29,7 +30,7 @@ def on_sail(spark: Any, settings: Settings) -> SparkLake:
         tables[name] = f"{name}_{unique}"
         if open_table(settings.lake / name) is not None:
             spark.sql(f"CREATE TABLE {tables[name]} USING delta LOCATION '{settings.lake / name}'").collect()
-    return SparkLake(spark, **tables)
+    return SparkLake(spark, **tables, subjects=Subjects(settings))
 
 
 def on_apache(spark: Any, settings: Settings) -> SparkLake:
@@ -40,7 +41,7 @@ def on_apache(spark: Any, settings: Settings) -> SparkLake:
         table = open_table(settings.lake / name)
         if table is not None:
             files(spark, table, ddl(schema)).createOrReplaceTempView(tables[name])
-    return SparkLake(spark, **tables)
+    return SparkLake(spark, **tables, subjects=Subjects(settings))
 
 
 def files(spark: Any, table: DeltaTable, schema: str) -> Any:

@@ -6,19 +6,24 @@ import random
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from contract.lakes import Open
+from contract.lakes import Open, on_sail
 from store.journal_writer import closed, feedback
 from trimtab import settings as trimtab_settings
+from trimtab.errors import Fixable
 from trimtab.records.monitor import SAMPLE, Profile, priority
 from trimtab.settings import Settings
 from trimtab.store.drain import drain
 from trimtab.store.journal import Closed, FeedbackFrame, Journal
-from trimtab.store.lake import INFERENCE, LABELLED, AnyLake
+from trimtab.store.lake import INFERENCE, LABELLED, PAYLOAD, AnyLake, Lake
+from trimtab.store.subjects import MARK, Subjects
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def keep(place: Settings, *rows: Closed | FeedbackFrame) -> None:
@@ -118,8 +123,6 @@ def test_profiles_of_two_windows_add_up_to_that_of_both(open_lake: Open, traffic
 
 
 def test_all_lakes_say_the_same(open_lake: Open, traffic: Settings) -> None:
-    from trimtab.store.lake import Lake
-
     lake, known = open_lake(traffic), Lake(traffic)
     assert lake.profile(3, 1250) == known.profile(3, 1250)
     assert lake.labelled(5, 900).equals(known.labelled(5, 900))
@@ -179,6 +182,39 @@ def test_a_lake_of_an_earlier_release_is_read(open_lake: Open, place: Settings) 
     lake = open_lake(place)
     assert lake.sample(0, 9).select("databricks_request_id", *later).rows() == [("old", None, None, None, None)]
     assert lake.sample(0, 9).schema == INFERENCE
+
+
+def test_an_encrypted_lake_reads_as_a_plain_one_does_until_a_subject_is_erased(open_lake: Open, tmp_path: Path) -> None:
+    places = {name: trimtab_settings.load(tmp_path / name) for name in ("plain", "encrypted")}
+    texts = [None, "", "Grüße, 你好 🚢", "Where is my parcel?"]
+    rows = [closed(str(n), at_ms=1_700_000_000_000 + n, caller=f"c{n % 3}", input_text=texts[n % 4]) for n in range(24)]
+    Subjects(places["encrypted"]).choose(encrypt=True, field="caller")
+    for place in places.values():
+        keep(place, *rows, feedback("f", request_id="7"))
+    stored = pl.scan_delta(places["encrypted"].lake / "inference").collect()["input_text"].drop_nulls()
+    assert stored.str.starts_with(MARK).all(), "nothing was encrypted, and nothing is tested"
+    known, lake = Lake(places["plain"]), open_lake(places["encrypted"])
+    assert lake.profile(0, 24) == known.profile(0, 24)
+    assert lake.labelled().equals(known.labelled())
+    for columns in (["row", *PAYLOAD], ["output_text"]):
+        assert lake.sample(0, 24, columns).equals(known.sample(0, 24, columns))
+    Subjects(places["encrypted"]).destroy("c1", NOW)
+    after = open_lake(places["encrypted"]).sample(0, 24, ["input_text"])["input_text"].to_list()
+    assert after == [None if n % 3 == 1 else texts[n % 4] for n in range(24)]
+
+
+def test_spark_says_where_an_encrypted_lake_can_be_read_and_does_not_show_it_as_erased(
+    sail: Any, place: Settings
+) -> None:
+    Subjects(place).choose(encrypt=True, field="caller")
+    keep(place, closed("a"))
+    (place.home / "subjects.db").unlink()
+    lake = on_sail(sail, place)
+    for read in (lambda: lake.profile(0, 1), lambda: lake.sample(0, 1), lake.labelled):
+        with pytest.raises(Fixable, match="encrypted by subject, and the keys are not here") as refused:
+            read()
+    assert "subjects.db" in refused.value.fix
+    assert lake.count() == 1
 
 
 def labels(lake: AnyLake, first: int = 0, last: int | None = None) -> dict[str, str | None]:

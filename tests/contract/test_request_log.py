@@ -11,10 +11,12 @@ import pytest
 
 from contract.lakes import number
 from contract.payloads import AT, ENTITIES, GEN2, GEN3, call, newer
+from trimtab import settings as trimtab_settings
 from trimtab.databricks import request_log
 from trimtab.databricks.lake_spark import SparkLake, ddl
 from trimtab.errors import Fixable
 from trimtab.store.lake import INFERENCE
+from trimtab.store.subjects import Subjects
 
 
 def _m(role: str, text: str) -> dict[str, str]:
@@ -56,6 +58,10 @@ def spark(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def table(spark: Any) -> Table:
+    return views(spark)
+
+
+def views(spark: Any) -> Table:
     """Makes a view of rows: what a row does not say is null."""
 
     def make(rows: list[dict[str, Any]], schema: str) -> str:
@@ -136,11 +142,13 @@ def test_a_table_of_another_kind_is_refused_with_what_to_do() -> None:
         request_log.generation(["id", "text"])
 
 
-def test_what_arrived_is_appended_once_and_numbered_without_gaps(sail: Any, tmp_path: Path, table: Table) -> None:
-    """As a job does, run after run; a row that comes late gets a later number."""
+def test_what_arrived_is_appended_once_and_numbered_without_gaps(sail: Any, tmp_path: Path) -> None:
+    """As a job does, run after run; a row that comes late gets a later number. It needs Delta, so it is Sail's."""
+    table = views(sail)
     schema, entities, delivered = f"support_{number()}", table([], ENTITIES), []
     sail.sql(f"CREATE DATABASE {schema} LOCATION '{tmp_path}'").collect()
-    lake = SparkLake(sail, f"{schema}.inference", f"{schema}.feedback")
+    subjects = Subjects(trimtab_settings.load(tmp_path))
+    lake = SparkLake(sail, f"{schema}.inference", f"{schema}.feedback", subjects)
 
     def deliver(*calls: dict[str, Any]) -> int:
         delivered.extend(calls)

@@ -8,6 +8,7 @@ unknown field or a value outside an enumeration is refused with 400. What it can
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -54,7 +55,7 @@ class Fault:
     method: str
     path: str
     status: int
-    body: Json
+    body: Json | bytes
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
 
@@ -65,6 +66,15 @@ class Refused(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.body = status, {"error_code": code, "message": message}
+
+
+@dataclass(frozen=True)
+class Told:
+    """An answer whose headers say something, or whose status is not 200."""
+
+    status: int
+    headers: dict[str, str]
+    body: Json = field(default_factory=dict)
 
 
 @dataclass
@@ -108,6 +118,10 @@ class Standin:
         """What asked for a change; a file is read by asking for its address with POST."""
         reads = "/api/2.0/fs/create-download-url"
         return [one for one in self.seen if one.method not in ("GET", "HEAD") and one.path != reads]
+
+    def asked(self, method: str, path: str) -> list[Seen]:
+        """The requests of a method whose path matches."""
+        return [one for one in self.seen if one.method == method and re.fullmatch(path, one.path)]
 
 
 def whole(kind: type[Any], body: Json) -> Json:
@@ -237,6 +251,20 @@ def ml_alias(a: Ask) -> Json:
     return {}
 
 
+@route("GET", f"{ML}/registered-models/alias")
+def ml_by_alias(a: Ask) -> Json:
+    aliases = a.s.of("aliases").get(a.query["name"], {})
+    if a.query["alias"] not in aliases:
+        raise Refused(404, "RESOURCE_DOES_NOT_EXIST", f"Registered model alias {a.query['alias']} not found.")
+    return {"model_version": ml_version_of(a.s, a.query["name"], str(aliases[a.query["alias"]]))}
+
+
+@route("DELETE", f"{ML}/registered-models/alias")
+def ml_alias_delete(a: Ask) -> Json:
+    a.s.of("aliases").get(a.body["name"], {}).pop(a.body["alias"], None)
+    return {}
+
+
 @route("GET", f"{ML}/model-versions/search")
 def ml_search(a: Ask) -> Json:
     name = re.fullmatch(r"name ?= ?'([^']+)'", a.query["filter"])
@@ -328,6 +356,14 @@ def secrets(a: Ask) -> Json:
     return {"secrets": [{"key": key} for key in a.s.get("scopes", a.query["scope"])]}
 
 
+@route("GET", "/api/2.0/secrets/get")
+def secret_get(a: Ask) -> Json:
+    scope, key = a.query["scope"], a.query["key"]
+    if key not in a.s.get("scopes", scope):
+        raise Refused(404, "RESOURCE_DOES_NOT_EXIST", f"Secret does not exist with scope: {scope} and key: {key}")
+    return {"key": key, "value": base64.b64encode(a.s.get("scopes", scope)[key].encode()).decode()}
+
+
 @route("POST", "/api/2.0/secrets/put")
 def secret_put(a: Ask) -> Json:
     a.s.get("scopes", a.body["scope"])[a.body["key"]] = a.body["string_value"]
@@ -345,9 +381,84 @@ def file_put(a: Ask) -> Json:
     return {}
 
 
-@route("(?:GET|HEAD)", "/api/2.0/fs/files(/.+)")
+@route("(?:GET|HEAD)", "(?:/api/2.0/fs/files|/cloud/file)(/.+)")
 def file_get(a: Ask) -> bytes:
     return a.s.get("files", a.parts[0])
+
+
+@route("POST", "/api/2.0/fs/create-download-url")
+def download_url(a: Ask) -> Json:
+    a.s.get("files", a.query["path"])
+    return {"url": f"{a.s.url}/cloud/file{a.query['path']}", "headers": []}
+
+
+@route("(?:GET|HEAD)", "/api/2.0/fs/directories(/.+)")
+def directory(a: Ask) -> Json:
+    prefix = f"{a.parts[0].rstrip('/')}/"
+    inside = {path.removeprefix(prefix).partition("/")[0] for path in a.s.of("files") if path.startswith(prefix)}
+    if not inside:
+        raise Refused(404, "NOT_FOUND", f"The directory {a.parts[0]} is not there.")
+    files = a.s.of("files")
+    entries = [
+        {"path": prefix + name, "name": name, "is_directory": prefix + name not in files}
+        | ({"file_size": len(files[prefix + name])} if prefix + name in files else {})
+        for name in sorted(inside)
+    ]
+    return {"contents": entries}
+
+
+# A file from 50 MiB on is sent in parts, straight to the storage of the cloud: /cloud. Source: mixins/files.py
+# of databricks-sdk 0.156; the answers of storage: Azure, "Put Block", and its error for a signature out of its time.
+
+
+@route("POST", "/api/2.0/fs/files(/.+)")
+def upload_start_or_end(a: Ask) -> Json:
+    uploads = a.s.of("uploads")
+    if a.query["action"] == "initiate-upload":
+        token = f"session-{a.s.number()}"
+        uploads[token] = {"path": a.parts[0], "parts": {}}
+        return {"multipart_upload": {"session_token": token}}
+    assert (a.query["action"], a.query["upload_type"]) == ("complete-upload", "multipart")
+    upload = a.s.get("uploads", a.query["session_token"])
+    named = {part["part_number"]: part["etag"] for part in a.body["parts"]}
+    if named != {number: etag for number, (etag, _) in upload["parts"].items()} or upload["path"] != a.parts[0]:
+        raise Refused(400, "INVALID_PARAMETER_VALUE", "these are not the parts that were uploaded")
+    a.s.of("files")[a.parts[0]] = b"".join(content for _, (_, content) in sorted(upload["parts"].items()))
+    return a.s.remove("uploads", a.query["session_token"])
+
+
+@route("POST", "/api/2.0/fs/create-upload-part-urls")
+def upload_part_urls(a: Ask) -> Json:
+    token, first = a.body["session_token"], a.body["start_part_number"]
+    a.s.get("uploads", token)
+    urls = [
+        {
+            "url": f"{a.s.url}/cloud/part/{token}/{number}?sig=SIGNATURE",
+            "part_number": number,
+            "headers": [{"name": "x-ms-version", "value": "2021-08-06"}],
+        }
+        for number in range(first, first + a.body["count"])
+    ]
+    return {"upload_part_urls": urls}
+
+
+@route("PUT", "/cloud/part/([^/]+)/([0-9]+)")
+def upload_part(a: Ask) -> Told:
+    token, number = a.parts
+    etag = f'"{token}-{number}"'
+    a.s.get("uploads", token)["parts"][int(number)] = (etag, a.body)
+    return Told(201, {"etag": etag})
+
+
+@route("POST", "/api/2.0/fs/create-abort-upload-url")
+def abort_url(a: Ask) -> Json:
+    a.s.get("uploads", a.body["session_token"])
+    return {"abort_upload_url": {"url": f"{a.s.url}/cloud/abort/{a.body['session_token']}?sig=SIGNATURE"}}
+
+
+@route("DELETE", "/cloud/abort/([^/]+)")
+def upload_abort(a: Ask) -> Json:
+    return a.s.remove("uploads", a.parts[0])
 
 
 # ── clusters ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -706,7 +817,9 @@ def _answer(
         if fault.times > 0 and re.fullmatch(fault.method, method) and re.fullmatch(fault.path, path):
             fault.times -= 1
             return fault.status, fault.body, fault.headers
-    if headers.get("authorization") != f"Bearer {s.token}" and not path.startswith(("/.well-known", "/upload")):
+    if path.startswith("/cloud/"):
+        assert "authorization" not in headers, "the workspace's token went to the cloud's storage"
+    elif headers.get("authorization") != f"Bearer {s.token}" and not path.startswith(("/.well-known", "/upload")):
         if path.startswith("/subscriptions"):
             error = {
                 "code": "ExpiredAuthenticationToken",
@@ -718,7 +831,8 @@ def _answer(
         match = pattern.fullmatch(path)
         if match and re.fullmatch(verb, method):
             try:
-                return 200, answer(Ask(s, match.groups(), query, body)), {}
+                told = answer(Ask(s, match.groups(), query, body))
+                return (told.status, told.body, told.headers) if isinstance(told, Told) else (200, told, {})
             except Refused as refused:
                 return refused.status, refused.body, {}
     return 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": f"the stand-in has no {method} {path}"}, {}

@@ -1,11 +1,14 @@
 """A threshold says the same here, in Databricks SQL and in Azure Monitor.
 
 Rungs: the SQL runs on a real engine and must agree with the local judgement on generated rows; the bodies go through
-the vendors' own model classes and come back unchanged. KQL is compared as text: nothing here can run it.
+the vendors' own model classes and come back unchanged. KQL goes through Microsoft's own parser with the columns of
+Application Insights, which knows names and types; nothing here can run it.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import npm
 from trimtab.databricks import alert_rules
 from trimtab.errors import Fixable
 from trimtab.monitor import thresholds
@@ -133,6 +137,53 @@ def test_the_arm_template_comes_back_unchanged_from_azures_classes() -> None:
     assert "countif(duration > 2000.0)" in latency["criteria"]["allOf"][0]["query"]
     assert "k > (n * 0.02e0)" in errors["criteria"]["allOf"][0]["query"]
     assert "observed > 5.0" in cost["criteria"]["allOf"][0]["query"]
+
+
+PARSER = "@kusto/language-service-next@12.4.1"
+REQUESTS = """(timestamp: datetime, id: string, name: string, url: string, success: string, resultCode: string,
+duration: real, performanceBucket: string, itemType: string, customDimensions: dynamic, customMeasurements: dynamic,
+operation_Name: string, operation_Id: string, operation_ParentId: string, cloud_RoleName: string, itemCount: int)"""
+"""Columns of the table `requests`, as Azure Monitor's reference of Application Insights lists them (a part)."""
+PARSE = """
+const folder = process.argv[1], { queries, columns } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+require(folder + "/bridge.min.js");
+require(folder + "/Kusto.Language.Bridge.min.js");
+const { KustoCode, GlobalState, Symbols } = Kusto.Language;
+const table = Symbols.TableSymbol.From(columns).WithName("requests");
+const globals = GlobalState.Default.WithDatabase(new Symbols.DatabaseSymbol.$ctor1("insights", [table], false));
+const listed = (list, of) => Array.from({ length: list.Count }, (_, i) => of(list.getItem(i)));
+console.log(JSON.stringify(queries.map((query) => {
+  const code = KustoCode.ParseAndAnalyze(query, globals);
+  return {
+    said: listed(code.GetDiagnostics(), (one) => one.Message),
+    columns: code.ResultType?.Columns ? listed(code.ResultType.Columns, (one) => [one.Name, one.Type.Name]) : [],
+  };
+})));
+"""
+
+
+def parsed(queries: list[str]) -> list[dict[str, Any]]:
+    """What Microsoft's parser says about KQL queries, and the columns it derives for their results."""
+    folder = npm.package(PARSER, "Microsoft's parser of KQL")
+    asked = json.dumps({"queries": queries, "columns": REQUESTS})
+    done = subprocess.run(["node", "-e", PARSE, str(folder)], input=asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_microsofts_parser_knows_every_name_and_type_of_the_kql_queries() -> None:
+    queries = {text: alert_rules.kql(threshold(text)) for text in (*TEXTS, "latency_p90 > 800ms", "cost > 5 USD/day")}
+    broken = {
+        "an unknown column": queries["error_rate > 2%"].replace("resultCode", "status_code"),
+        "a function of SQL": queries["latency_p99 > 2s"].replace("max_of(", "greatest("),
+        "an operator that is none": queries["cost > 5 USD/day"].replace("summarize", "summarise"),
+    }
+    found = dict(zip((*queries, *broken), parsed([*queries.values(), *broken.values()]), strict=True))
+    for text in queries:
+        assert found[text]["said"] == [], text
+        columns = dict(found[text]["columns"])
+        assert (columns["n"], columns["observed"], columns["breach"]) == ("long", "real", "long"), text
+    assert all(found[fault]["said"] for fault in broken), "the parser takes anything, and proves nothing"
 
 
 def test_what_azure_cannot_look_back_on_is_refused() -> None:

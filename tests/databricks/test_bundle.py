@@ -5,6 +5,9 @@ Proves names, enumerations, required fields and types; not that a workspace acce
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ def project(base: str = "echo", **target: Any) -> Project:
             "model": {"base": base, "prompt": "p.md"},
             "retrain": {"when": ("cron: 0 3 * * SUN",)},
             "target": {"databricks": {"catalog": "ml", "schema": "support", **target}},
+            "alerts": ({"on": ("error_rate > 2%", "latency_p99 > 2s"), "notify": ("log",)},),
             "providers": {"azure": {"base_url": "https://x.openai.azure.com/openai/v1", "key_env": "AZURE_KEY"}},
         }
     )
@@ -52,12 +56,41 @@ def test_the_vendors_types_take_every_resource_and_lose_nothing(made: Project, t
     found = resources(tmp_path)
     assert {"schemas", "volumes", "registered_models", "experiments", "model_serving_endpoints", "jobs"} <= found.keys()
     assert {"quality_monitors", "alerts", "secret_scopes"} <= found.keys()
+    assert [alert["display_name"] for alert in found["alerts"].values()] == [
+        f"support-triage: {what}" for what in ("error rate", "error_rate > 2%", "latency_p99 > 2s")
+    ]
     for kind, named in found.items():
         for key, body in named.items():
             assert TYPES[kind].from_dict(body).as_dict() == body, f"{kind}.{key}"
     bad = {**found["jobs"]["retrain"], "max_concurent_runs": 1}
     with pytest.raises(ValueError, match="max_concurent_runs"):  # what the types are worth
         TYPES["jobs"].from_dict(bad)
+
+
+def test_the_vendors_build_step_has_no_diagnostics(tmp_path: Path) -> None:
+    """Started as the Databricks CLI starts it, over the merged bundle of a target."""
+    bundle.write(bundle.plan(project(**SERVERLESS), tmp_path))
+    main, found = YAML(typ="safe").load(tmp_path / "databricks.yml"), resources(tmp_path)
+    merged = {"bundle": {**main["bundle"], "target": "dev"}, "variables": main["variables"], "resources": found}
+    built, diagnostics = build(merged, tmp_path)
+    assert diagnostics == []
+    assert built["resources"] == found
+    found["jobs"]["retrain"]["tasks"][0]["task_kee"] = "curate"
+    _, (fault,) = build(merged, tmp_path)
+    assert (fault["severity"], fault["path"]) == ("error", "resources.jobs.retrain")
+    assert "task_kee" in fault["detail"]
+
+
+def build(merged: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the vendor's step makes of a bundle, and what it says about it."""
+    files = {name: str(folder / f"{name}.json") for name in ("input", "output", "diagnostics", "locations")}
+    Path(files["input"]).write_text(json.dumps(merged))
+    options = [part for name, path in files.items() for part in (f"--{name}", path)]
+    command = [sys.executable, "-m", "databricks.bundles.build", "--phase", "apply_mutators", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = [json.loads(line) for line in Path(files["diagnostics"]).read_text().splitlines()]
+    assert done.returncode == bool(said), done.stderr
+    return json.loads(Path(files["output"]).read_text() or "{}"), said
 
 
 @pytest.mark.parametrize("made", [project(**SERVERLESS), project(**CLUSTER)])

@@ -5,6 +5,10 @@ Proves that fields and enumerations are those of databricks-sdk 0.156; not that 
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
 import pytest
 from databricks.sdk.service.jobs import JobSettings
 
@@ -67,3 +71,23 @@ def test_a_schedule_is_quartz_with_named_days() -> None:
 def test_a_task_installs_the_package_with_its_extra(package: str, installed: str) -> None:
     (environment,) = jobs.retrain(project(package=package))["environments"]
     assert environment["spec"]["dependencies"] == [installed]
+
+
+def test_the_entry_point_returns_after_success_and_raises_the_error_itself_in_a_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Databricks counts every SystemExit of a wheel's task as a failure, and shows its number in place of words."""
+    wheel = jobs.retrain(project())["tasks"][0]["python_wheel_task"]
+    (entry,) = entry_points(group="console_scripts", name=wheel["entry_point"])
+    assert entry.dist is not None
+    assert entry.dist.name == wheel["package_name"]
+    task = entry.load()
+    monkeypatch.setattr(sys, "argv", ["trimtab", "--version"])
+    assert task() is None
+    monkeypatch.setattr(sys, "argv", ["trimtab", *wheel["parameters"][:3], str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        task()
+    assert left.value.code == 2
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "client.4")
+    with pytest.raises(Fixable, match="cannot be read"):
+        task()

@@ -39,7 +39,7 @@ def server(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
             yield url
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -53,7 +53,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def test_a_version_is_registered_tagged_and_named_by_alias(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "databricks")  # the workspace's registry; databricks-uc is Unity Catalog
@@ -70,6 +70,12 @@ def test_a_version_is_registered_tagged_and_named_by_alias(
     shown = client.get_model_version("remote-desk", str(version.version))
     assert shown.tags["trimtab.spec_hash"] == version.spec.hash
     assert registry.champion(Control(where), "remote-desk") == version
+    assert "'set_registered_model_alias' is unsupported for models in the Workspace Model Registry" in caplog.text
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", server)  # of the same server without the scheme, which has aliases
+    open_source = settings.load(tmp_path)
+    registry.show_aliases(open_source, Control(where), "remote-desk")
+    named = registry.client_of(open_source).get_model_version_by_alias("remote-desk", "champion")
+    assert (named.version, named.tags["trimtab.spec_hash"]) == (str(version.version), version.spec.hash)
     run = client.get_run(version.run_id)
     assert run.data.params["base"] == "echo"
     assert client.get_experiment(run.info.experiment_id).name == "/Shared/remote-desk"

@@ -11,11 +11,14 @@ import json
 from collections.abc import Callable
 
 import pytest
+from databricks.sdk.service import serving
 from databricks_place import Desk
-from standin import Fault, Standin
+from standin import Fault, Standin, whole
 
 from trimtab import registry, settings
+from trimtab.databricks import resources
 from trimtab.errors import Fixable
+from trimtab.records.project import Project
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove
 from trimtab.registry import unity_catalog
@@ -118,6 +121,31 @@ def test_the_endpoint_splits_traffic_as_the_canary_does_and_is_updated_in_place(
     config = workspace.of("endpoints")["desk"]["config"]
     assert [one["entity_version"] for one in config["served_entities"]] == ["2"]
     assert config["traffic_config"]["routes"] == [{"served_entity_name": "desk-2", "traffic_percentage": 100}]
+
+
+def test_a_providers_fine_tune_is_served_beside_the_model_that_it_is_to_replace() -> None:
+    cloud = {"base_url": "https://here.openai.azure.com/openai/v1"}
+    file = {
+        "name": "desk",
+        "model": {"base": "azure:triage", "prompt": "p.md"},
+        "providers": {"azure": cloud | {"key_env": "AZURE_OPENAI_API_KEY"}},
+        "target": {"databricks": {"catalog": "ml", "schema": "support"}},
+    }
+    tuned = {"champion": "azure:triage", "challenger": "azure:desk-1f2e3d4c"}
+    config = resources.endpoint(Project.model_validate(file), {}, 10, tuned).body["config"]
+    models = [
+        entity["external_model"]["openai_config"]["openai_deployment_name"] for entity in config["served_entities"]
+    ]
+    assert models == ["triage", "desk-1f2e3d4c"]
+    assert {one["served_entity_name"]: one["traffic_percentage"] for one in config["traffic_config"]["routes"]} == {
+        "desk-triage": 90,
+        "desk-desk-1f2e3d4c": 10,
+    }
+    whole(serving.EndpointCoreConfigInput, {"name": "desk", **config})
+    entra = file | {"providers": {"azure": cloud | {"credential": "entra"}}}
+    with pytest.raises(Fixable, match="wants a key") as refused:
+        resources.endpoint(Project.model_validate(entra), {}, 0)
+    assert "providers.azure.key_env" in refused.value.fix
 
 
 def test_the_drift_job_runs_the_retrain_job_by_its_id(trimtab: Run, workspace: Standin) -> None:

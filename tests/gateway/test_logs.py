@@ -71,6 +71,7 @@ def test_a_credential_is_struck_out_wherever_it_stands(form: logging.Formatter, 
         f'{{"api_key": "{secret}"}}',
         f"MY_TOKEN={secret}",
         f"password='{secret}'",
+        f"https://account.blob.core.windows.net/c/b?sp=r&sig={secret}",
         f"sk-{secret.strip('+/=')}x12345678".replace("+", "a").replace("/", "a").replace("=", "a"),
     ):
         kept = "sk-" if shape.startswith("sk-") else secret

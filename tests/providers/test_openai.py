@@ -203,12 +203,16 @@ def test_azure_identity_logs_in_with_a_client_secret_outside_of_this_process(
         asked = len(Entra.asked)
         found = openai.upstream("azure:d", provider, tmp_path)
         again = openai.upstream("azure:d", provider, tmp_path)
+        foundry = provider.model_copy(update={"scope": "https://ai.azure.com/.default"})
+        other = openai.key("azure:d", foundry, tmp_path)
     finally:
         server.shutdown()
         server.server_close()
         openai._tokens.clear()
     assert (found.api_key, found.key_header) == (f"entra-{asked + 1}", "authorization")
     assert again.api_key == found.api_key  # good for an hour: not asked again
-    (form,) = Entra.asked[asked:]
+    form, another = Entra.asked[asked:]
+    assert other == f"entra-{asked + 2}"
+    assert another["scope"][0].startswith("https://ai.azure.com/.default")
     assert (form["grant_type"], form["client_id"]) == (["client_credentials"], ["client"])
     assert form["scope"][0].startswith("https://cognitiveservices.azure.com/.default")

@@ -6,8 +6,9 @@ Every error Trimtab raises on purpose ends here: one line, its fix, and its exit
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -149,7 +150,6 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (databricks.provision, "trimtab azure provision --apply"),
             (azure.alerts, "trimtab azure alerts --email oncall@example.com --write alerts.json"),
             (azure.data_factory, "trimtab azure data-factory --write retrain.json"),
-            (azure.token, "trimtab azure token --scope https://ai.azure.com/.default"),
         ),
     ),
     "databricks": (
@@ -212,14 +212,22 @@ def trimtab(
 app = _application()
 
 
-def main() -> NoReturn:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 something to mend, 3 somebody moved first, 4 stored bytes were
-    changed, 5 the engine failed, 6 a step of a cycle failed, 130 interrupted."""
+def main() -> None:
+    """Entry point. Returns when all went well; exit codes otherwise: 1 failed, 2 something to mend, 3 somebody moved
+    first, 4 stored bytes were changed, 5 the engine failed, 6 a step of a cycle failed, 130 interrupted.
+
+    It returns because a job of Databricks counts every SystemExit of a wheel's entry point as a failure, 0 too. There
+    an error leaves as itself: the run's page shows its words, where it would show the number of a SystemExit.
+    """
     try:
         app(prog_name="trimtab")
     except TrimtabError as error:
         show.error(error)
+        if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+            raise
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    raise SystemExit(0)
+    except SystemExit as ended:
+        if ended.code:
+            raise

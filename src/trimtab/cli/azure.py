@@ -1,4 +1,4 @@
-"""Azure beside the workspace: a login token for a provider, alert rules and the schedule as templates to deploy."""
+"""Azure beside the workspace: alert rules and the schedule, as templates to deploy."""
 
 from __future__ import annotations
 
@@ -12,21 +12,6 @@ from trimtab.cli import show
 from trimtab.cli.opening import Folder, opened
 
 File = Annotated[Path | None, typer.Option("--write", help="Write it there.", show_default="standard output")]
-
-
-def token(
-    scope: Annotated[str, typer.Option(help="What the token is for.")] = "https://cognitiveservices.azure.com/.default",
-) -> None:
-    """Print an Entra token of whoever is logged in, as JSON, for a provider's token_command in trimtab.yaml.
-
-    The login is azure-identity's: environment, workload or managed identity, Azure CLI. Trimtab runs the command again
-    before the token expires; the token stands in no row, run or log. Endpoints of Azure AI Foundry want --scope
-    https://ai.azure.com/.default.
-    """
-    from trimtab.databricks import azure_login
-
-    typer.echo(json.dumps(azure_login.token(scope)))
-    show.then("`providers: {azure: {token_command: [trimtab, azure, token], …}}` in trimtab.yaml")
 
 
 def alerts(

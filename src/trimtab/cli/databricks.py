@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trimtab.databricks.plan import Change
     from trimtab.databricks.steps import Prepared
     from trimtab.records.project import Project
+    from trimtab.records.registry import ModelVersion
 
 Apply = Annotated[bool, typer.Option("--apply", help="Do it. Without, only the plan is shown.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON, with every request in full.")]
@@ -76,15 +77,11 @@ def push(project: Folder = Path(), apply: Apply = False, as_json: AsJson = False
     a hosted model goes into the secret scope, from the environment variable that its provider names.
     """
     settings, loaded = opened(project)
-    _, control = recorded(project)
+    recorded(project)
     steps = _room()
-    from trimtab import registry
-
-    name = loaded.project.name
-    numbers = {alias: control.alias(name, alias) for alias in registry.ALIASES}
-    versions = {alias: registry.get(control, name, number) for alias, number in numbers.items() if number is not None}
+    _, versions = _recorded(project, loaded.project.name)
     if not versions:
-        raise Fixable(f"{name} has no champion", "run `trimtab register` first")
+        raise Fixable(f"{loaded.project.name} has no champion", "run `trimtab register` first")
     _carry_out(lambda: steps.prepare_push(settings, loaded, versions), apply, as_json, "`trimtab databricks deploy`")
 
 
@@ -103,9 +100,12 @@ def deploy(
     place: requests go on being answered.
     """
     _, loaded = opened(project)
-    share = float(canary) if canary is not None else _share(project, loaded.project.name)
+    recorded_share, versions = _recorded(project, loaded.project.name)
+    share = float(canary) if canary is not None else recorded_share
     steps = _room()
-    _carry_out(lambda: steps.prepare_deploy(loaded.project, share), apply, as_json, "`trimtab databricks monitor`")
+    _carry_out(
+        lambda: steps.prepare_deploy(loaded.project, share, versions), apply, as_json, "`trimtab databricks monitor`"
+    )
 
 
 def monitor(project: Folder = Path(), apply: Apply = False, as_json: AsJson = False) -> None:
@@ -164,14 +164,18 @@ def _address(project: Project) -> str:
     return f"`databricks auth login --host {url}`, and `host: {url}` or the profile in target.databricks"
 
 
-def _share(folder: Path, model: str) -> float:
-    """The canary's share as the control database has it; 0 where nothing is recorded."""
+def _recorded(folder: Path, model: str) -> tuple[float, dict[str, ModelVersion]]:
+    """The canary's share and the versions by alias, as the control database has them; 0 and none without one."""
     try:
         _, control = recorded(folder)
     except Fixable:
-        return 0.0
+        return 0.0, {}
+    from trimtab import registry
+
+    numbers = {alias: control.alias(model, alias) for alias in registry.ALIASES}
+    versions = {alias: registry.get(control, model, number) for alias, number in numbers.items() if number is not None}
     traffic = control.traffic(model)
-    return traffic.percent if traffic and traffic.version is not None else 0.0
+    return traffic.percent if traffic and traffic.version is not None else 0.0, versions
 
 
 def _room() -> Any:

@@ -83,6 +83,7 @@ def alert_v2(
     description: str = "",
 ) -> dict[str, Any]:
     """The body of a Databricks SQL alert (`/api/2.0/alerts`), evaluated once in each window."""
+    told = {"subscriptions": [{"user_email": email} for email in emails]} if emails else {}
     return {
         "display_name": f"{name}: {threshold.text}",
         "custom_description": f"{description}. False alarm at most {ALPHA:g} per window.".removeprefix(". "),
@@ -98,10 +99,7 @@ def alert_v2(
             "comparison_operator": "GREATER_THAN",
             "threshold": {"value": {"double_value": 0.0}},
             "empty_result_state": "UNKNOWN",
-            "notification": {
-                "notify_on_ok": True,
-                "subscriptions": [{"user_email": email} for email in emails],
-            },
+            "notification": {"notify_on_ok": True, **told},
         },
     }
 

@@ -37,8 +37,8 @@ def deploy(section: DeploymentSection, name: str, model: str, say: Callable[[str
     """
     from azure.mgmt.cognitiveservices.models import Deployment
 
-    _, group, account = _parts(section)
-    with _open(section) as client, _translated(name):
+    _, group, account = _parts(section.resource)
+    with _open(section.resource) as client, _translated(name):
         there = _existing(client, group, account, name)
         if there is not None and there.properties.model.name != model:
             other = there.properties.model.name
@@ -52,6 +52,17 @@ def deploy(section: DeploymentSection, name: str, model: str, say: Callable[[str
     state = made.properties.provisioning_state if made.properties else "unknown"
     if state != "Succeeded":
         raise StepFailed(f"the deployment {name} ended as {state}")
+
+
+def delete(resource: str, name: str) -> None:
+    """Delete a deployment and return when it is gone; one that is not there is gone. The fine-tuned model stays.
+
+    `resource`: ARM id of its account. Raises Fixable when Azure refuses, StepFailed when it cannot be reached.
+    """
+    _, group, account = _parts(resource)
+    with _open(resource) as client, _translated(name):
+        if _existing(client, group, account, name) is not None:
+            client.deployments.begin_delete(group, account, name, polling_interval=WAIT_SECONDS).result()
 
 
 @contextmanager
@@ -81,14 +92,14 @@ def _existing(client: CognitiveServicesManagementClient, group: str, account: st
         return None
 
 
-def _open(section: DeploymentSection) -> CognitiveServicesManagementClient:
+def _open(resource: str) -> CognitiveServicesManagementClient:
     missing = [one for one in ("azure.identity", "azure.mgmt.cognitiveservices") if not _installed(one)]
     if missing:
         raise Fixable(f"deploying at Azure needs {', '.join(missing)}", "pip install 'trimtab[azure]'")
     from azure.identity import DefaultAzureCredential
     from azure.mgmt.cognitiveservices import CognitiveServicesManagementClient
 
-    return CognitiveServicesManagementClient(DefaultAzureCredential(), _parts(section)[0])
+    return CognitiveServicesManagementClient(DefaultAzureCredential(), _parts(resource)[0])
 
 
 def _installed(name: str) -> bool:
@@ -98,9 +109,9 @@ def _installed(name: str) -> bool:
         return False
 
 
-def _parts(section: DeploymentSection) -> tuple[str, str, str]:
+def _parts(resource: str) -> tuple[str, str, str]:
     """Subscription, resource group and account of a resource ID."""
-    words = section.resource.split("/")
+    words = resource.split("/")
     return words[2], words[4], words[8]
 
 

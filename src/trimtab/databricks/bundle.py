@@ -87,7 +87,7 @@ def resources_of(project: Project) -> dict[str, Json]:
     made = jobs.jobs(project, "${resources.jobs.retrain.id}")
     monitoring: Json = {
         "quality_monitors": {"request_log": _monitor(project)},
-        "alerts": {"error_rate": _alert(project)},
+        "alerts": _alerts(project),
     }
     return {
         "data": {"resources": data},
@@ -155,12 +155,15 @@ def _monitor(project: Project) -> Json:
     }
 
 
-def _alert(project: Project) -> Json:
+def _alerts(project: Project) -> Json:
+    """The alert on the error rate, and one for each threshold of the file; the warehouse is a variable."""
     target = target_of(project)
     named = target.model_copy(update={"warehouse": target.warehouse or "0"})
     section = project.target.model_copy(update={"databricks": named})
-    (alert,) = resources.alerts(project.model_copy(update={"target": section}))
-    return {**alert.body, "warehouse_id": "${var.warehouse_id}"}
+    made = resources.alerts(project.model_copy(update={"target": section}))
+    keys = ["error_rate", *(re.sub(r"\W+", "_", threshold.slug) for threshold in project.thresholds())]
+    warehouse = {"warehouse_id": "${var.warehouse_id}"}
+    return {key: {**alert.body, **warehouse} for key, alert in zip(keys, made, strict=True)}
 
 
 def _runtime_named(job: Json) -> Json:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from databricks.sdk import WorkspaceClient
@@ -217,8 +216,8 @@ def _file(w: WorkspaceClient) -> Kind:
         return {"bytes": size, "sha256": hashlib.sha256(contents.read() if contents else b"").hexdigest()}
 
     def upload(resource: Resource) -> Any:
-        with Path(resource.given["path"]).open("rb") as file:
-            return w.files.upload(resource.name, file, overwrite=True)
+        # In parts from 50 MiB on, each tried again by the SDK; what breaks off is aborted, and never half there.
+        return w.files.upload_from(resource.name, resource.given["path"], overwrite=True)
 
     return Kind(
         read=read,

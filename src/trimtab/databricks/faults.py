@@ -14,7 +14,9 @@ from azure.core import exceptions as azure
 from databricks.sdk.errors import OperationFailed, base, platform
 
 from trimtab.errors import Fixable
+from trimtab.logs import redacted
 
+AGAIN = "wait a few minutes and run the command again; what was done is kept"
 LOG_IN = "log in again: `databricks auth login`, `az login`, or a new DATABRICKS_TOKEN"
 
 
@@ -45,8 +47,10 @@ def translated(doing: str | Callable[[], str]) -> Iterator[None]:
     except requests.RequestException as error:
         fix = "check target.databricks.host and the network"
         raise WorkspaceError(f"the workspace does not answer while {_place(doing)}: {_first(error)}", fix) from error
-    except ValueError as error:  # databricks-sdk: no credentials, or a profile that does not exist
-        if not _is_login(error):
+    except (RuntimeError, ValueError) as error:
+        if _is_upload(error):
+            raise WorkspaceError(f"while {_place(doing)}: {_first(error)}", AGAIN) from error
+        if isinstance(error, RuntimeError) or not _is_login(error):
             raise
         fix = "set target.databricks.profile to a profile of ~/.databrickscfg, or DATABRICKS_HOST and DATABRICKS_TOKEN"
         raise WorkspaceError(f"Databricks does not know who you are: {_first(error)}", fix) from error
@@ -70,7 +74,7 @@ def _databricks(error: base.DatabricksError, doing: str) -> WorkspaceError:
         fix = "somebody made or changed it meanwhile: run the command again to plan anew"
         return WorkspaceError(message, fix, code)
     if isinstance(error, platform.TooManyRequests | platform.TemporarilyUnavailable | platform.InternalError):
-        return WorkspaceError(message, "wait a few minutes and run the command again; what was done is kept", code)
+        return WorkspaceError(message, AGAIN, code)
     return WorkspaceError(message, "mend what it names in trimtab.yaml, and run the command again", code)
 
 
@@ -90,7 +94,7 @@ def _azure(error: azure.AzureError, doing: str) -> WorkspaceError:
         return WorkspaceError(f"Azure does not answer while {doing}: {_first(text)}", "check the network", code)
     status = getattr(error, "status_code", None)
     if status in (429, 500, 502, 503, 504):
-        return WorkspaceError(message, "wait a few minutes and run the command again; what was done is kept", code)
+        return WorkspaceError(message, AGAIN, code)
     if status == 409:
         return WorkspaceError(message, "wait until the running change has ended, then run the command again", code)
     return WorkspaceError(message, "mend what it names in target.databricks.azure, and run the command again", code)
@@ -117,12 +121,17 @@ def _is_expired(text: str) -> bool:
     return any(words in text.lower() for words in ("invalid access token", "token is expired", "token expired"))
 
 
+def _is_upload(error: Exception) -> bool:
+    """Whether databricks-sdk gave up a part of a large file: it has no error of its own for that."""
+    return str(error).startswith(("Exceeded max retry attempts", "Unsuccessful chunk upload"))
+
+
 def _is_login(error: ValueError) -> bool:
     text = str(error).lower()
     return any(words in text for words in ("auth", "credentials", "profile", "host", "configure"))
 
 
 def _first(error: object) -> str:
-    """The first line, without the SDK's description of its configuration."""
+    """The first line, without the SDK's description of its configuration and the signatures of addresses."""
     line = str(error).strip().split("\n", 1)[0]
-    return line.split(". Config: ", 1)[0]
+    return redacted(line.split(". Config: ", 1)[0])

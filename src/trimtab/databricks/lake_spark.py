@@ -7,6 +7,8 @@ that scores a table (`batch`), is pyspark imported.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -17,7 +19,20 @@ import polars as pl
 
 from trimtab.errors import Fixable
 from trimtab.records.monitor import BOUNDS, PRIME, SAMPLE, Numbers, Profile, Window
-from trimtab.store.lake import COUNTED, FEEDBACK, INFERENCE, LABELLED, MEASURED, counted, draw
+from trimtab.store.lake import (
+    COUNTED,
+    FEEDBACK,
+    INFERENCE,
+    LABELLED,
+    MEASURED,
+    PAYLOAD,
+    PROFILED,
+    counted,
+    draw,
+    plain,
+    profile_of,
+)
+from trimtab.store.subjects import MARK, Subjects
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -40,7 +55,9 @@ _PRIORITY = (
 def session(remote: str | None = None) -> SparkSession:
     """The session of this job or notebook; with `remote`, one of that Spark Connect server (sc://HOST:PORT).
 
-    Raises Fixable when pyspark is not installed.
+    Python on the workers is the one that runs here, unless PYSPARK_PYTHON names another: Spark's own default is the
+    first `python3` on the PATH, in which a virtual environment's packages are missing. Raises Fixable when pyspark is
+    not installed.
     """
     with warnings.catch_warnings():
         # pyspark 4.2 says so of pandas 3 on import; what Trimtab asks of it goes through Arrow, not through pandas.
@@ -50,6 +67,7 @@ def session(remote: str | None = None) -> SparkSession:
         except ImportError:
             fix = "run it in a Databricks job or notebook, or pip install pyspark-client"
             raise Fixable("pyspark is not installed here", fix) from None
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder: Any = SparkSession.builder
         return (builder.remote(remote) if remote else builder).getOrCreate()
 
@@ -69,10 +87,13 @@ def sql_type(kind: pl.DataType) -> str:
 
 
 class SparkLake:
-    """The lake of one project, read by Spark from the tables `<schema>.inference` and `<schema>.feedback`."""
+    """The lake of one project, read by Spark from the tables `<schema>.inference` and `<schema>.feedback`.
 
-    def __init__(self, spark: SparkSession, inference: str, feedback: str) -> None:
-        self._spark, self._inference, self._feedback = spark, inference, feedback
+    Payloads that are encrypted are decrypted here, where the subjects' keys are, and never on Spark's workers.
+    """
+
+    def __init__(self, spark: SparkSession, inference: str, feedback: str, subjects: Subjects) -> None:
+        self._spark, self._inference, self._feedback, self._subjects = spark, inference, feedback, subjects
 
     def count(self) -> int:
         """How many inference rows there are."""
@@ -85,14 +106,14 @@ class SparkLake:
 
         wanted = sorted(set(numbers))
         window = self._window(wanted[0], wanted[-1] + 1) if wanted else self._window(0, 0)
-        return _collected(window.filter(f.col("row").isin(wanted)), columns)
+        return self._collected(window.filter(f.col("row").isin(wanted)), columns)
 
     def sample(
         self, first: int, last: int, columns: list[str] | None = None, n: int | None = None, seed: int = 0
     ) -> pl.DataFrame:
         """Inference rows with first <= row < last, or `n` of them."""
         drawn = None if n is None else draw(first, last, self.count(), n, seed)
-        return _collected(self._window(first, last), columns) if drawn is None else self.rows(drawn, columns)
+        return self._collected(self._window(first, last), columns) if drawn is None else self.rows(drawn, columns)
 
     def between(self, start: datetime, end: datetime, columns: list[str]) -> pl.DataFrame:
         """Inference rows asked from `start` until before `end`."""
@@ -100,15 +121,19 @@ class SparkLake:
 
         time = f.col("request_time")
         asked = self._read(self._inference, INFERENCE).filter((time >= f.lit(start)) & (time < f.lit(end)))
-        return _collected(asked, columns)
+        return self._collected(asked, columns)
 
     def profile(self, first: int, last: int) -> Profile | None:
         """The rows with first <= row < last in numbers."""
         window = self._window(first, last).selectExpr("*", "char_length(input_text) AS input_chars")
         measures = [f"{what} AS {name}_{n}" for name in MEASURED for n, what in enumerate(_measures(name))]
-        numbers = _one(window.selectExpr("min(request_time) AS start", "max(request_time) AS end", *measures))
+        encrypted = f"count_if(startswith(input_text, '{MARK}')) AS encrypted"
+        about = ("min(request_time) AS start", "max(request_time) AS end", encrypted)
+        numbers = _one(window.selectExpr(*about, *measures))
         if numbers["start"] is None:
             return None
+        if numbers["encrypted"]:  # how long such a text is, and whether there is any, only its key tells
+            return profile_of(self._collected(self._window(first, last), list(PROFILED)), first, last)
         asked = window.filter("outcome = 'ok' AND input_text <> ''").selectExpr("row", f"{_PRIORITY[1]} AS x")
         sample = asked.selectExpr("row", f"{_PRIORITY[0]} AS priority").orderBy("priority").limit(SAMPLE)
         return Profile(
@@ -139,7 +164,7 @@ class SparkLake:
         if last is not None:
             window = window.filter(f.col("row") < last)
         joined = window.join(latest, "row", "left").orderBy("row").select(*LABELLED)
-        return _frame(joined).cast({name: INFERENCE.get(name, pl.String()) for name in LABELLED})
+        return self._plain(_frame(joined)).cast({name: INFERENCE.get(name, pl.String()) for name in LABELLED})
 
     def append(self, arrived: str, versions: Mapping[str, str] | None = None) -> int:
         """Number the rows of the view `arrived` that are not here yet, and add them; how many there were.
@@ -167,6 +192,20 @@ class SparkLake:
             ON known.databricks_request_id = new.databricks_request_id
             WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})""").collect()
         return self.count() - before
+
+    def _collected(self, frame: DataFrame, columns: list[str] | None) -> pl.DataFrame:
+        wanted = list(INFERENCE) if columns is None else columns
+        about = [name for name in ("databricks_request_id",) if name not in wanted]
+        found = _frame(frame.orderBy("row").select(*wanted, *about))
+        return self._plain(found).drop(about).cast({name: INFERENCE[name] for name in wanted})
+
+    def _plain(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows with their payloads readable. Raises Fixable where the keys are not: they would look erased."""
+        marked = (rows[name].str.starts_with(MARK).any() for name in PAYLOAD if name in rows.columns)
+        if not self._subjects.exist and any(marked):
+            fix = "read it where .trimtab/subjects.db and the master key are, e.g. with `trimtab job profile` there"
+            raise Fixable(f"{self._inference} is encrypted by subject, and the keys are not here", fix)
+        return plain(rows, self._subjects)
 
     def _window(self, first: int, last: int) -> DataFrame:
         return self._read(self._inference, INFERENCE).filter(f"row >= {first} AND row < {last}")
@@ -202,11 +241,6 @@ def _counts(window: DataFrame) -> dict[str, dict[str, int]]:
     ]
     found = _frame(reduce(lambda some, more: some.unionByName(more), each))
     return {name: counted(found.filter(pl.col("name") == name).select("value", "count").rows()) for name in COUNTED}
-
-
-def _collected(frame: DataFrame, columns: list[str] | None) -> pl.DataFrame:
-    wanted = list(INFERENCE) if columns is None else columns
-    return _frame(frame.orderBy("row").select(*wanted)).cast({name: INFERENCE[name] for name in wanted})
 
 
 def _frame(frame: DataFrame) -> pl.DataFrame:

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab import registry
 from trimtab.databricks import jobs, resources
 from trimtab.databricks.jobs import target_of
 from trimtab.databricks.plan import Json, Kind, Resource
 from trimtab.databricks.wire import Request, Wire
+from trimtab.databricks.workspace import whole_parts
 from trimtab.project import Loaded
 from trimtab.records.project import Project
 from trimtab.records.registry import ModelVersion
@@ -40,8 +42,14 @@ def desired(settings: Settings, loaded: Loaded, versions: Mapping[str, ModelVers
         tags = unity_catalog.lineage(version)
         made.append(Resource("model version", f"{name}/{spec_hash[:12]}", {"tags": tags}, {"version": version}))
     for alias, version in versions.items():
-        made.append(Resource("alias", f"{name}@{alias}", {"spec_hash": version.spec.hash}))
+        made.append(Resource("alias", f"{name}@{alias}", {"spec_hash": version.spec.hash, "status": "READY"}))
     return made
+
+
+def dropped(project: Project, versions: Mapping[str, ModelVersion]) -> list[Resource]:
+    """Aliases that no version has any more: they are to go, e.g. after a canary was called back."""
+    name = resources.model_name(project)
+    return [Resource("alias", f"{name}@{alias}") for alias in registry.ALIASES if alias not in versions]
 
 
 def kinds(settings: Settings, wire: Wire, client: MlflowClient, project: Project) -> dict[str, Kind]:
@@ -62,7 +70,8 @@ def _version(settings: Settings, wire: Wire, client: MlflowClient, name: str, pa
         version: ModelVersion = resource.given["version"]
         body = {"source": f"models:/{version.spec.model}/{version.version}", "tags": resource.body["tags"]}
         wire.write(Request("MLFLOW", f"create_model_version {name}", body))
-        unity_catalog.publish(settings, client, version, name, package)
+        with whole_parts():
+            unity_catalog.publish(settings, client, version, name, package)
 
     def retag(resource: Resource) -> None:
         wire.write(Request("MLFLOW", f"set_model_version_tag {name}", resource.body["tags"]))
@@ -79,10 +88,7 @@ def _version(settings: Settings, wire: Wire, client: MlflowClient, name: str, pa
 
 def _alias(wire: Wire, client: MlflowClient, name: str) -> Kind:
     def read(resource: Resource) -> Json | None:
-        number = unity_catalog.aliases(client, name).get(resource.name.rpartition("@")[2])
-        if number is None:
-            return None
-        return {"spec_hash": unity_catalog.tags(client, name, number).get("trimtab.spec_hash")}
+        return unity_catalog.named(client, name, resource.name.rpartition("@")[2])
 
     def point(resource: Resource) -> None:
         alias = resource.name.rpartition("@")[2]
@@ -91,11 +97,16 @@ def _alias(wire: Wire, client: MlflowClient, name: str) -> Kind:
         wire.write(Request("MLFLOW", f"set_registered_model_alias {name}", body))
         unity_catalog.point(client, name, alias, number or 0)
 
+    def drop(resource: Resource) -> None:
+        alias = resource.name.rpartition("@")[2]
+        wire.write(Request("MLFLOW", f"delete_registered_model_alias {name}", {"alias": alias}))
+        unity_catalog.drop(client, name, alias)
+
     return Kind(
         read=read,
         create=lambda r: [lambda: point(r)],
         change=lambda r, there, paths: [lambda: point(r)],
-        delete=lambda r, there: (),
+        delete=lambda r, there: [lambda: drop(r)],
         mine=lambda r, there: True,
     )
 

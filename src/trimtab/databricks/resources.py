@@ -5,6 +5,7 @@ Names and fields are those of the vendor's APIs. Nothing here sends anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,20 +76,24 @@ def cluster(project: Project, runtime: str) -> list[Resource]:
     return [Resource("cluster", name, body), Resource("libraries", name, {"libraries": jobs.libraries(target)})]
 
 
-def endpoint(project: Project, aliases: Mapping[str, int], canary: float) -> Resource:
+def endpoint(
+    project: Project, aliases: Mapping[str, int], canary: float, bases: Mapping[str, str] | None = None
+) -> Resource:
     """The serving endpoint: the champion, and a challenger with its share of the requests.
 
-    `aliases`: versions in Unity Catalog by alias. `canary`: per cent of the requests for the challenger. Raises Fixable
+    `aliases`: versions in Unity Catalog by alias. `canary`: per cent of the requests for the challenger. `bases`: what
+    the versions run on, by alias, where that is no longer the file's base: a provider's fine-tune, say. Raises Fixable
     without a champion, and for a share that is no whole number: a route of Databricks takes no other.
     """
     target = target_of(project)
     given = {"project": project.name}
-    served, shares = _hosted(project), {}
-    if served is None:
-        served, shares = _versions(project, aliases, canary)
-    else:
-        shares = {served[0]["name"]: 100}
-    routes = [{"served_entity_name": name, "traffic_percentage": share} for name, share in shares.items()]
+    bases = {"champion": project.model.base, **(bases or {})}
+    served = _hosted(project, bases) or _versions(project, aliases)
+    names = [entity["name"] for entity in served]
+    routes = [
+        {"served_entity_name": name, "traffic_percentage": share}
+        for name, share in zip(names, _shares(len(names), canary), strict=True)
+    ]
     gateway = {
         "inference_table_config": {
             "enabled": True,
@@ -146,21 +151,21 @@ def scheduled(project: Project) -> list[Resource]:
     return [Resource("job", job["name"], job) for job in made.values()]
 
 
-def _versions(project: Project, aliases: Mapping[str, int], canary: float) -> tuple[list[Json], dict[str, int]]:
+def _shares(versions: int, canary: float) -> tuple[int, ...]:
+    if canary != int(canary):
+        fix = "write whole numbers in rollout.canary, or choose one with --canary"
+        raise Fixable(f"a canary of {canary:g}%: Databricks routes whole per cents", fix)
+    return (100,) if versions == 1 else (100 - int(canary), int(canary))
+
+
+def _versions(project: Project, aliases: Mapping[str, int]) -> list[Json]:
+    """Champion and challenger, as versions in Unity Catalog."""
     champion, challenger = aliases.get("champion"), aliases.get("challenger")
     if champion is None:
         fix = "run `trimtab databricks push --apply` first"
         raise Fixable(f"{model_name(project)} has no alias champion in Unity Catalog", fix)
-    if canary != int(canary):
-        fix = "write whole numbers in rollout.canary, or choose one with --canary"
-        raise Fixable(f"a canary of {canary:g}%: Databricks routes whole per cents", fix)
-    shares = {champion: 100}
-    if challenger is not None and challenger != champion:
-        shares = {champion: 100 - int(canary), challenger: int(canary)}
-    names = {version: f"{project.name}-{version}" for version in shares}
-    return [_served(project, names[version], version) for version in shares], {
-        names[version]: share for version, share in shares.items()
-    }
+    numbers = [champion, *([challenger] if challenger not in (None, champion) else [])]
+    return [_served(project, f"{project.name}-{number}", number) for number in numbers]
 
 
 def _served(project: Project, name: str, version: int) -> Json:
@@ -186,13 +191,32 @@ def _environment(project: Project) -> dict[str, str]:
     return environment
 
 
-def _hosted(project: Project) -> list[Json] | None:
-    """The external model that the file's base is: OpenAI, or Azure OpenAI by its deployment; None for weights."""
-    provider, key = project.provider(project.model.base), secret_key(project)
-    name, _, model = project.model.base.partition(":")
-    if provider is None or not model:
-        return None
+def _hosted(project: Project, bases: Mapping[str, str]) -> list[Json]:
+    """Champion and challenger as external models, where a provider has them; empty for weights."""
+    champion, challenger = bases["champion"], bases.get("challenger")
+    if not _is_hosted(project, champion):
+        return []
+    if challenger in (None, champion):
+        return [_external(project, champion)]
+    if not _is_hosted(project, challenger):
+        message = f"{champion} is a provider's and {challenger} is not: no endpoint of Databricks serves both"
+        raise Fixable(message, "make an endpoint of each, by a project of its own")
+    return [_external(project, champion), _external(project, challenger)]
+
+
+def _is_hosted(project: Project, base: str) -> bool:
+    return project.provider(base) is not None and bool(base.partition(":")[2])
+
+
+def _external(project: Project, base: str) -> Json:
+    """An external model: OpenAI's, or Azure OpenAI's by its deployment."""
+    provider, key = project.provider(base), secret_key(project)
+    name, _, model = base.partition(":")
+    assert provider is not None  # noqa: S101 (asked before)
     azure = (provider.kind or name) == "azure"
+    if azure and key is None:
+        fix = f"write providers.{name}.key_env: the variable's key goes into the secret scope"
+        raise Fixable(f"{base}: an external model of Databricks wants a key, and providers.{name} has none", fix)
     openai: dict[str, Any] = {"openai_api_type": "azure" if azure else "openai"}
     if key:
         openai["openai_api_key"] = f"{{{{secrets/{target_of(project).secret_scope}/{key}}}}}"
@@ -203,7 +227,8 @@ def _hosted(project: Project) -> list[Json] | None:
     elif name != "openai":
         openai["openai_api_base"] = provider.base_url
     external = {"provider": "openai", "name": model, "task": "llm/v1/chat", "openai_config": openai}
-    return [{"name": f"{project.name}-{name}", "external_model": external}]
+    own = re.sub(r"[^A-Za-z0-9_-]+", "-", model)
+    return {"name": f"{project.name}-{own}"[-63:].lstrip("-"), "external_model": external}
 
 
 def _alert(project: Project, warehouse: str, name: str, query: str, column: str, above: float) -> Resource:

@@ -200,13 +200,13 @@ def _job(w: WorkspaceClient) -> Kind:
         names = {task["task_key"]: task.get("run_job_task", {}).get("job_id") for task in resource.body["tasks"]}
         for task in settings.tasks or ():
             if task.run_job_task and (name := names[task.task_key]):
-                there = next(iter(w.jobs.list(name=name)), None)
+                there = _job_there(w, name)
                 unknown: Any = f"<id of {name}>"  # only while rehearsing: jobs are made in the order of the plan
                 task.run_job_task.job_id = there.job_id if there and there.job_id else unknown
         return settings
 
     def read(resource: Resource) -> Json | None:
-        first = next(iter(w.jobs.list(name=resource.name)), None)
+        first = _job_there(w, resource.name)
         if first is None or first.job_id is None:
             return None
         settings = w.jobs.get(first.job_id).settings
@@ -223,6 +223,11 @@ def _job(w: WorkspaceClient) -> Kind:
         delete=lambda r, there: [lambda: w.jobs.delete(there["job_id"])],
         mine=lambda r, there: there.get("tags", {}).get("trimtab") == r.body["tags"]["trimtab"],
     )
+
+
+def _job_there(w: WorkspaceClient, name: str) -> jobs.BaseJob | None:
+    """The job of that very name: the API's own filter overlooks upper and lower case."""
+    return next((job for job in w.jobs.list(name=name) if job.settings and job.settings.name == name), None)
 
 
 def _job_name(w: WorkspaceClient, job_id: int) -> str:

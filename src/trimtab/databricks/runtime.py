@@ -7,6 +7,7 @@ secret `database-url` of the scope that trimtab.yaml names. Files are shared in 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from trimtab.records.record import utc_now
 from trimtab.registry import unity_catalog
 from trimtab.settings import Settings
 from trimtab.store.control import Control
+from trimtab.store.subjects import Subjects
 
 DATABASE_KEY = "database-url"
 """The key of the secret that holds the control database's URL."""
@@ -67,7 +69,7 @@ def lake(project: Project, settings: Settings) -> tuple[lake_spark.SparkLake, Ca
     """The lake in the catalog, and what brings in the rows that the endpoint's inference table has by now."""
     target, spark = jobs.target_of(project), lake_spark.session()
     names = {name: target.in_catalog(f"{project.name}_{name}") for name in ("inference", "feedback")}
-    opened = lake_spark.SparkLake(spark, **names)
+    opened = lake_spark.SparkLake(spark, **names, subjects=Subjects(settings))
 
     def arrive() -> int:
         payload = jobs.payload_table(project)
@@ -83,9 +85,16 @@ def lake(project: Project, settings: Settings) -> tuple[lake_spark.SparkLake, Ca
 
 
 def set_task_values(values: dict[str, str]) -> None:
-    """Tell the job: {{tasks.NAME.values.KEY}} is the value in a condition."""
+    """Tell the job: {{tasks.NAME.values.KEY}} is the value in a condition.
+
+    Raises Fixable where they would be dropped, and the job's gate would wait for them in vain.
+    """
+    dbutils = _dbutils()
+    if type(dbutils).__module__ == "databricks.sdk.dbutils":
+        fix = "run it as a job's task, on serverless compute or a cluster of this workspace"
+        raise Fixable("task values reach no job from here", fix)
     for key, value in values.items():
-        _dbutils().jobs.taskValues.set(key, value)
+        dbutils.jobs.taskValues.set(key, value)
 
 
 def serving(settings: Settings, loaded: Loaded, control: Control) -> Callable[[], None]:
@@ -104,7 +113,7 @@ def serving(settings: Settings, loaded: Loaded, control: Control) -> Callable[[]
         traffic = control.traffic(name)
         share = traffic.percent if traffic and traffic.version is not None else 0.0
         steps.apply(steps.prepare_push(settings, loaded, versions), lambda _: None)
-        steps.apply(steps.prepare_deploy(loaded.project, share), lambda _: None)
+        steps.apply(steps.prepare_deploy(loaded.project, share, versions), lambda _: None)
         for version in versions.values():
             control.set_engine(EngineState(model=name, version=version.version, state="ready", at=utc_now()))
 
@@ -128,6 +137,15 @@ def _secret(scope: str, key: str) -> str | None:
 
 
 def _dbutils() -> Any:
-    from databricks.sdk.runtime import dbutils
+    """The runtime's own dbutils. Where its notebook namespace is not to be had, as on Spark Connect, databricks-sdk
+    hands out one of its own, which works by REST and drops task values: there Databricks' pyspark has the real one.
+    """
+    from databricks.sdk import runtime
 
-    return dbutils
+    if runtime.is_local_implementation:
+        try:
+            own = importlib.import_module("pyspark.dbutils")
+        except ImportError:
+            return runtime.dbutils
+        return own.DBUtils(lake_spark.session())
+    return runtime.dbutils

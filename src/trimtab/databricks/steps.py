@@ -6,7 +6,7 @@ do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,17 +70,23 @@ def prepare_push(settings: Settings, loaded: Loaded, versions: Mapping[str, Mode
     profile = target_of(loaded.project).profile
     uri = f"{unity_catalog.URI}://{profile}" if profile else unity_catalog.URI
     registry = unity_catalog.client_of(settings, uri)
-    wanted = push.desired(settings, loaded, versions)
-    return _prepared(client, wire, wanted, push.kinds(settings, wire, registry, loaded.project))
+    wanted, gone = push.desired(settings, loaded, versions), push.dropped(loaded.project, versions)
+    return _prepared(client, wire, wanted, push.kinds(settings, wire, registry, loaded.project), gone)
 
 
-def prepare_deploy(project: Project, canary: float) -> Prepared:
-    """The serving endpoint on what the aliases name in Unity Catalog. `canary`: per cent for the challenger."""
+def prepare_deploy(project: Project, canary: float, versions: Mapping[str, ModelVersion] | None = None) -> Prepared:
+    """The serving endpoint on what the aliases name in Unity Catalog. `canary`: per cent for the challenger.
+
+    `versions`: by alias, as the control database has them; only a provider's models are told apart by them.
+    """
     client, wire = _client(project)
     with faults.translated("reading the aliases in Unity Catalog"):
         there = client.registered_models.get(resources.model_name(project), include_aliases=True)
     aliases = {str(alias.alias_name): int(alias.version_num or 0) for alias in there.aliases or ()}
-    return _prepared(client, wire, [resources.endpoint(project, aliases, canary)])
+    if versions:  # an alias that only Unity Catalog has is one of a canary that was called back
+        aliases = {alias: number for alias, number in aliases.items() if alias in versions}
+    bases = {alias: version.spec.base.name for alias, version in (versions or {}).items()}
+    return _prepared(client, wire, [resources.endpoint(project, aliases, canary, bases)])
 
 
 def prepare_monitor(project: Project) -> Prepared:
@@ -142,8 +148,14 @@ def _kinds(client: Any) -> dict[str, Kind]:
     return catalog.kinds(client) | running.kinds(client)
 
 
-def _prepared(client: Any, wire: Wire, wanted: list[Resource], more: Mapping[str, Kind] | None = None) -> Prepared:
+def _prepared(
+    client: Any,
+    wire: Wire,
+    wanted: list[Resource],
+    more: Mapping[str, Kind] | None = None,
+    gone: Sequence[Resource] = (),
+) -> Prepared:
     kinds = {**_kinds(client), **(more or {})}
     with faults.translated("looking at the workspace"):
-        changes = plan.plan(wire, kinds, wanted)
+        changes = plan.plan(wire, kinds, wanted) + plan.plan_removal(wire, kinds, gone)
     return Prepared(client.config.host or "the workspace", changes, kinds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from databricks.sdk import WorkspaceClient
@@ -34,16 +36,32 @@ def connect(target: DatabricksTarget, wire: Wire, **config: Any) -> WorkspaceCli
         settings = Config(product="trimtab", product_version=__version__, **{k: v for k, v in given.items() if v})
         requests.head(f"{settings.host}/.well-known/databricks-config", timeout=20)  # the SDK would try for minutes
         settings.retry_timeout_seconds = RETRY_SECONDS
+        settings.files_ext_multipart_upload_max_retries = 0
         client = WorkspaceClient(config=settings)
     send = client.api_client.do
 
     def do(method: str, path: str | None = None, url: str | None = None, **more: Any) -> Any:
         if method not in ("GET", "HEAD"):
-            wire.write(Request(method, path or url or "", _carried(more)))
+            wire.write(Request(method, path or urlsplit(url or "").path, _carried(more)))
         return send(method, path, url, **more)
 
     client.api_client.do = do  # pyright: ignore[reportAttributeAccessIssue] (of this one instance)
     return client
+
+
+@contextmanager
+def whole_parts() -> Iterator[None]:
+    """While the body runs, no client of this process uploads a file by halves.
+
+    databricks-sdk 0.156 sends a part whose address expired again, from where it stopped reading: empty. Without that
+    second try the upload is aborted and ends in an error. (Our own client is told so in `connect`; this is MLflow's.)
+    """
+    before = Config.files_ext_multipart_upload_max_retries
+    Config.files_ext_multipart_upload_max_retries = 0
+    try:
+        yield
+    finally:
+        Config.files_ext_multipart_upload_max_retries = before
 
 
 def found(read: Callable[[], Any]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from trimtab import registry, training
 from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable
-from trimtab.lifecycle import compliance, erasure
+from trimtab.lifecycle import compliance, deployments, erasure
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
 from trimtab.lifecycle.rows import Rows, here
 from trimtab.project import Loaded
@@ -90,6 +90,8 @@ def decided(
     for work in attempts(settings, loaded, control, cycle, rows):
         candidate, decision = judge_candidate(work)
         last = work, candidate, decision
+        if decision.outcome == "reject":
+            deployments.remove(control, cycle.model)
         if not failed_for_fairness_alone(decision):
             break
     assert last is not None  # noqa: S101 (attempts is at least 1)
@@ -449,5 +451,6 @@ def _end(
 ) -> CycleEnd:
     end = CycleEnd(cycle=cycle.id, at=utc_now(), outcome=outcome, summary=summary, version=version)
     control.put("cycle_end", cycle.id, end)
+    deployments.remove(control, cycle.model)
     settings.progress_file.unlink(missing_ok=True)
     return end

@@ -46,6 +46,7 @@ def look(
     _alerts(reading, project)
     _retrain(reading, project)
     _fairness(reading, project, labels, swaps)
+    _workspace(reading, project)
 
 
 def _base(reading: Reading, project: Project, loc: Loc, base: str) -> None:
@@ -91,6 +92,8 @@ def _providers(reading: Reading, project: Project) -> None:
             reading.fault((*loc, "api_version"), "is Azure's", "remove it, or set kind: azure")
         if provider.credential is not None and (provider.kind or name) != "azure":
             reading.fault((*loc, "credential"), "is Azure's", "use token_command, or set kind: azure")
+        if provider.scope is not None and provider.credential is None:
+            reading.fault((*loc, "scope"), "is of an Entra token", "write credential: entra, or remove it")
 
 
 def _endpoint(reading: Reading, project: Project) -> None:
@@ -297,6 +300,13 @@ def _cron(reading: Reading, loc: Loc, expression: str) -> None:
         return
     if not fires:
         reading.fault(loc, f"{shown(expression)} never comes", "name a day that exists")
+
+
+def _workspace(reading: Reading, project: Project) -> None:
+    if project.target.databricks is not None and project.evidence.erasure == "subject_keys":
+        message = "encrypts the lake here; the inference table of a workspace holds requests as they are"
+        fix = "let few read that table's schema, and delete from it there"
+        reading.fault(("evidence", "erasure"), message, fix, severity="warning")
 
 
 def _fairness(

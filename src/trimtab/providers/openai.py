@@ -37,14 +37,17 @@ ENTRA = (
     sys.executable,
     "-c",
     """
-import os
+import os, sys
 from azure.identity import DefaultAzureCredential
 own = "AZURE_AUTHORITY_HOST" in os.environ  # a cloud of its own is not known to the public one
 credential = DefaultAzureCredential(disable_instance_discovery=own)
-print(credential.get_token("https://cognitiveservices.azure.com/.default").token)
+print(credential.get_token(sys.argv[1]).token)
 """,
 )
-"""The token command of `credential: entra`: azure-identity stays out of this process, which does not need it else."""
+"""The token command of `credential: entra`, before its scope: azure-identity stays out of this process, which does not
+need it else."""
+SCOPE = "https://cognitiveservices.azure.com/.default"
+"""What an Entra token is for where the file does not say."""
 
 _tokens: dict[tuple[str, ...], tuple[str, float]] = {}  # command -> token, and the time from which to run it again
 
@@ -106,7 +109,7 @@ def key(name: str, provider: ProviderSection, root: Path) -> str:
         found = _token(name, provider.token_command, f"run it by hand: {' '.join(provider.token_command)}")
     elif provider.credential == "entra":
         fix = "pip install azure-identity, then `az login` or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
-        found = _token(name, ENTRA, fix)
+        found = _token(name, (*ENTRA, provider.scope or SCOPE), fix)
     else:
         return ""
     if not found.isascii() or not found.isprintable() or " " in found:

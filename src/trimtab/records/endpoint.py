@@ -50,6 +50,9 @@ class ProviderSection(FileModel):
     credential: Literal["entra"] | None = None
     """entra: log in as azure-identity's DefaultAzureCredential does: AZURE_CLIENT_ID, AZURE_TENANT_ID and
     AZURE_CLIENT_SECRET, workload or managed identity, `az login`. Azure OpenAI only."""
+    scope: str | None = Field(default=None, pattern=r"^\S+$", examples=["https://ai.azure.com/.default"])
+    """What the Entra token is for. Default: https://cognitiveservices.azure.com/.default; endpoints of Azure AI Foundry
+    and other clouds have scopes of their own."""
     connect_seconds: float = Field(default=5.0, gt=0, le=60)
     """Longest wait for a connection."""
     first_byte_seconds: float = Field(default=60.0, gt=0, le=600)

@@ -69,6 +69,23 @@ class HostedJob(Record):
     training_file: str
 
 
+class HostedDeployment(Record):
+    """A deployment that an attempt of a cycle asked for. A fact, written first, so that what is billed is known."""
+
+    key: str
+    name: str
+    resource: str = Field(description="ARM resource id of the account it belongs to")
+    served: str = Field(description="PROVIDER:NAME, as a version's base")
+
+
+class HostedRemoval(Record):
+    """A deployment that was deleted, and why nobody needs it any more."""
+
+    name: str
+    at: datetime
+    reason: str
+
+
 class HostedTuning(Record):
     """What a provider made of our data, and where it answers."""
 

@@ -213,7 +213,10 @@ def registered_name(settings: Settings, model: str) -> str:
 
 
 def number_of(client: MlflowClient, name: str, spec_hash: str) -> int | None:
-    """The newest version of a registered model with this specification; None when there is none, or no such model."""
+    """The newest version of a registered model with this specification; None when there is none, or no such model.
+
+    Versions that are not ready are passed over: where an upload broke off, one is left that will never be.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -223,6 +226,8 @@ def number_of(client: MlflowClient, name: str, spec_hash: str) -> int | None:
             return None
         raise
     for version in versions:
+        if version.status != "READY":
+            continue
         found = version.tags if isinstance(version.tags, dict) else None  # Unity Catalog answers a search without tags
         tags = client.get_model_version(name, version.version).tags if found is None else found
         if tags.get("trimtab.spec_hash") == spec_hash:
@@ -404,7 +409,14 @@ def _log_model(settings: Settings, spec: VersionSpec, run_id: str) -> Any:
 
 
 def spark_function(spark: Any, model_uri: str) -> Any:
-    """A registered version as a function of a column of texts, for Spark. The workers' own environment answers."""
+    """A registered version as a function of a column of texts, for Spark. The workers' own environment answers.
+
+    An alias is resolved here and now: over Spark Connect MLflow keeps a loaded model by its URI, so that the next
+    function of the same session would go on with the version that the alias named before.
+    """
     import mlflow.pyfunc
 
+    if found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model_uri):
+        name, alias = found.groups()
+        model_uri = f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
     return mlflow.pyfunc.spark_udf(spark, model_uri, result_type="string", env_manager="local")

@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab import __version__, registry
 from trimtab.errors import Fixable
+from trimtab.logs import redacted
 from trimtab.records.registry import ModelVersion
 from trimtab.settings import Settings
 from trimtab.store import blobs
@@ -51,8 +52,19 @@ def find(client: MlflowClient, name: str, spec_hash: str) -> int | None:
 
 def tags(client: MlflowClient, name: str, number: int) -> dict[str, str]:
     """The tags of a version. Raises Fixable."""
-    with _translated(f"reading {name} version {number}"):
-        return dict(client.get_model_version(name, str(number)).tags)
+    return dict(_version(client, name, number).tags)
+
+
+def named(client: MlflowClient, name: str, alias: str) -> dict[str, str] | None:
+    """Specification and status (READY, or what became of its upload) of the version that an alias names, or None.
+
+    Raises Fixable.
+    """
+    number = aliases(client, name).get(alias)
+    if number is None:
+        return None
+    version = _version(client, name, number)
+    return {"spec_hash": version.tags.get("trimtab.spec_hash", ""), "status": version.status}
 
 
 def aliases(client: MlflowClient, name: str) -> dict[str, int]:
@@ -109,6 +121,12 @@ def point(client: MlflowClient, name: str, alias: str, number: int) -> None:
         client.set_registered_model_alias(name, alias, str(number))
 
 
+def drop(client: MlflowClient, name: str, alias: str) -> None:
+    """Let an alias name nothing. Raises Fixable."""
+    with _translated(f"dropping the alias {alias} of {name}"):
+        client.delete_registered_model_alias(name, alias)
+
+
 def lineage(version: ModelVersion) -> dict[str, str]:
     """Where a version in Unity Catalog comes from: tags of one that this project registered here."""
     tags = {
@@ -141,6 +159,11 @@ def _stand_alone(settings: Settings, version: ModelVersion, model: Path, package
             file.write_text(file.read_text("utf-8").replace(f"trimtab=={__version__}", package), "utf-8")
 
 
+def _version(client: MlflowClient, name: str, number: int) -> Any:
+    with _translated(f"reading {name} version {number}"):
+        return client.get_model_version(name, str(number))
+
+
 @contextmanager
 def _translated(doing: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
@@ -148,7 +171,7 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        text = str(error).strip().split("\n", 1)[0]
+        text = redacted(str(error).strip().split("\n", 1)[0])
         raise Fixable(f"while {doing}: {text}", _fix(error.error_code, text)) from error
 
 

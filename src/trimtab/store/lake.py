@@ -111,6 +111,8 @@ COUNTED = ("status_code", "outcome", "route", "model_version")
 """Columns whose values a profile counts."""
 MEASURED = ("execution_duration_ms", "time_to_first_byte_ms", "input_tokens", "output_tokens", "input_chars")
 """Columns whose numbers a profile measures; `input_chars` is the length of `input_text`."""
+PROFILED = ("row", "request_time", *COUNTED, "input_text", *(name for name in MEASURED if name in INFERENCE))
+"""Columns that a profile is made of."""
 
 
 class AnyLake(Protocol):
@@ -206,20 +208,7 @@ class Lake:
 
     def profile(self, first: int, last: int) -> Profile | None:
         """The rows with first <= row < last in numbers."""
-        wanted = ["row", "request_time", *COUNTED, "input_text", *(name for name in MEASURED if name in INFERENCE)]
-        frame = self._collected(self._window(first, last), wanted)
-        if not frame.height:
-            return None
-        frame = frame.with_columns(input_chars=pl.col("input_text").str.len_chars())
-        x = (pl.col("row") % PRIME * 48271 + 11) % PRIME
-        priority = x * x % PRIME * (x * x % PRIME) % PRIME * x % PRIME
-        asked = frame.filter((pl.col("outcome") == "ok") & (pl.col("input_text") != ""))
-        return Profile(
-            window=Window(first=first, last=last, start=frame["request_time"].min(), end=frame["request_time"].max()),  # pyright: ignore[reportArgumentType] (there are rows)
-            numbers={name: _numbers(values) for name in MEASURED if (values := frame[name].drop_nulls()).len()},
-            counts={name: counted(frame[name].value_counts().rows()) for name in COUNTED},
-            sample=tuple(sorted(asked.sort(priority).head(SAMPLE)["row"])),
-        )
+        return profile_of(self._collected(self._window(first, last), list(PROFILED)), first, last)
 
     def labelled(self, first: int = 0, last: int | None = None, until: datetime | None = None) -> pl.DataFrame:
         """Answered rows with first <= row < last and their labels."""
@@ -242,13 +231,7 @@ class Lake:
         return self._plain(window.join(latest, on="row", how="left").sort("row").select(LABELLED).collect())
 
     def _plain(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows with their payloads readable."""
-        for name in PAYLOAD:
-            if name in rows.columns and rows[name].str.starts_with(MARK).any():
-                pairs = zip(rows[name], rows["databricks_request_id"], strict=True)
-                texts = [self._subjects.decrypt(value, f"{request}/{name}") for value, request in pairs]
-                rows = rows.with_columns(pl.Series(name, texts, pl.String))
-        return rows
+        return plain(rows, self._subjects)
 
     def thumbs(self) -> dict[str, bool]:
         """By request id, whether people liked the answer: the latest human feedback named "thumbs", {"value": "up"} or
@@ -275,6 +258,32 @@ class Lake:
 
     def _window(self, first: int, last: int) -> pl.LazyFrame:
         return _scan(self._inference, INFERENCE).filter(pl.col("row").is_between(first, last, closed="left"))
+
+
+def plain(rows: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
+    """Rows with their payloads readable; they have the column databricks_request_id. What was erased is null."""
+    for name in PAYLOAD:
+        if name in rows.columns and rows[name].str.starts_with(MARK).any():
+            pairs = zip(rows[name], rows["databricks_request_id"], strict=True)
+            texts = [subjects.decrypt(value, f"{request}/{name}") for value, request in pairs]
+            rows = rows.with_columns(pl.Series(name, texts, pl.String))
+    return rows
+
+
+def profile_of(frame: pl.DataFrame, first: int, last: int) -> Profile | None:
+    """The rows of a window in numbers, from their columns PROFILED, readable; None when there is none."""
+    if not frame.height:
+        return None
+    frame = frame.with_columns(input_chars=pl.col("input_text").str.len_chars())
+    x = (pl.col("row") % PRIME * 48271 + 11) % PRIME
+    priority = x * x % PRIME * (x * x % PRIME) % PRIME * x % PRIME
+    asked = frame.filter((pl.col("outcome") == "ok") & (pl.col("input_text") != ""))
+    return Profile(
+        window=Window(first=first, last=last, start=frame["request_time"].min(), end=frame["request_time"].max()),  # pyright: ignore[reportArgumentType] (there are rows)
+        numbers={name: _numbers(values) for name in MEASURED if (values := frame[name].drop_nulls()).len()},
+        counts={name: counted(frame[name].value_counts().rows()) for name in COUNTED},
+        sample=tuple(sorted(asked.sort(priority).head(SAMPLE)["row"])),
+    )
 
 
 def draw(first: int, last: int, count: int, n: int, seed: int) -> list[int] | None:

@@ -26,7 +26,15 @@ from trimtab.records.endpoint import ProviderSection
 from trimtab.records.project import Project
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet
-from trimtab.records.training import Case, DatasetVersion, HostedFile, HostedJob, HostedTuning, TrainingRun
+from trimtab.records.training import (
+    Case,
+    DatasetVersion,
+    HostedDeployment,
+    HostedFile,
+    HostedJob,
+    HostedTuning,
+    TrainingRun,
+)
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 
@@ -169,6 +177,10 @@ def fine_tune(
         from trimtab.databricks import azure_deployments
 
         served = _deployment_name(project, key)
+        asked = HostedDeployment(
+            key=key, name=served, resource=deployment.resource, served=f"{wanted.provider}:{served}"
+        )
+        control.put("hosted_deployment", key, asked)
         azure_deployments.deploy(deployment, served, done.fine_tuned_model, lambda text: say(0.95, None, text))
     return _run(work, dataset, wanted, file, done, told, f"{wanted.provider}:{served}")
 
