@@ -158,5 +158,5 @@ def test_an_engine_that_speaks_nonsense_or_half_an_answer_is_gone(said: bytes) -
     connection.connection_lost(None)
     assert told[-1]
     assert not connection.complete
-    assert not connection.open
+    assert connection.lost
     assert "cut the connection" in str(connection.gone())

@@ -178,7 +178,7 @@ def _send(row: Row, connection: EngineConnection, conversation: list[object], he
     entity, operation = row.entity, row.asked.operation
     left = row.until - asyncio.get_running_loop().time() if entity.name else 0.0
     body = shapes.engine_request(row.asked, entity, conversation)
-    connection.ask(upstream.request(entity, f"/v1/{operation}", body, left, row.trace), heard)
+    connection.ask(upstream.request(entity, operation, body, left, row.trace), heard)
 
 
 def _refusal(row: Row, connection: EngineConnection) -> Fault:

@@ -52,9 +52,9 @@ class Usage(msgspec.Struct, omit_defaults=True):
             self.cached_tokens, self.cache_write_tokens = prompt.cached_tokens, prompt.cache_write_tokens
         if (said := self.completion_tokens_details) is not None and said.reasoning_tokens is not None:
             self.reasoning_tokens = said.reasoning_tokens
-        if self.cached_tokens is None:
+        if self.cache_read_input_tokens is not None and self.cached_tokens is None:
             self.cached_tokens = self.cache_read_input_tokens
-        if self.cache_write_tokens is None:
+        if self.cache_creation_input_tokens is not None and self.cache_write_tokens is None:
             self.cache_write_tokens = self.cache_creation_input_tokens
 
 

@@ -32,23 +32,23 @@ class EngineGone(Exception):
         self.stale = stale
 
 
-def request(entity: Entity, path: str, body: bytes, deadline: float, trace: bytes = b"") -> bytes:
-    """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers;
+def request(entity: Entity, operation: str, body: bytes, deadline: float, trace: bytes = b"") -> bytes:
+    """The bytes of a POST to an upstream. `operation` ends its path; `deadline`, in seconds, is passed on to providers;
     `trace` are complete header lines."""
-    head = entity.heads.get(path) or _head(entity, path)
+    head = entity.heads.get(operation) or _head(entity, operation)
     if entity.name:
         head = b"%bx-trimtab-deadline-ms: %d\r\n" % (head, max(1, deadline * 1000))
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, trace, len(body), body)
 
 
-def _head(entity: Entity, path: str) -> bytes:
+def _head(entity: Entity, operation: str) -> bytes:
     """What is the same in every request to an upstream."""
-    where = f"{entity.path}{path.removeprefix('/v1')}{entity.query}"
+    where = f"{entity.path}/{operation}{entity.query}"
     host = entity.address.removesuffix(":443") if entity.tls else entity.address
     bearer = "Bearer " if entity.key_header == "authorization" else ""
     key = f"{entity.key_header}: {bearer}{entity.api_key}\r\n" if entity.api_key else ""
     head = f"POST {where} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n{key}".encode()
-    entity.heads[path] = head
+    entity.heads[operation] = head
     return head
 
 
@@ -89,6 +89,10 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()
         self._heard()
 
+    def eof_received(self) -> None:
+        """asyncio: the engine says no more, so the connection is closed: `connection_lost` comes next."""
+        self.lost, self.reusable = True, False
+
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self.lost, self.reusable = True, False
@@ -108,11 +112,6 @@ class EngineConnection(asyncio.Protocol):
         if self.status:
             self._busy, self.complete = False, True
             self.reusable = self._parser.should_keep_alive()
-
-    @property
-    def open(self) -> bool:
-        """Whether another request may be sent."""
-        return not self.lost and not self._transport.is_closing()
 
     def ask(self, request: bytes, heard: Callable[[], None]) -> None:
         """Send one whole request. `heard` is called whenever something came, and when the connection is lost."""
@@ -134,7 +133,7 @@ class EngineConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Let the engine wait."""
-        if not self._paused and self.open:
+        if not self._paused and not self.lost:
             self._paused = True
             self._transport.pause_reading()
 
@@ -142,7 +141,7 @@ class EngineConnection(asyncio.Protocol):
         """Hear the engine again."""
         if self._paused:
             self._paused = False
-            if self.open:
+            if not self.lost:
                 self._transport.resume_reading()
 
     def retry_after(self) -> str | None:
