@@ -103,7 +103,7 @@ def reply(row: Row, answers: list[Completion]) -> None:
     asked, entity = row.asked, row.entity
     if row.text is None:
         row.text = asked.output_text(answers)
-    row.usage = answers[0].usage if len(answers) == 1 else stream.total([one.usage for one in answers])
+    row.usage = stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
     rows.close(row, 200, guarding.outcome(row.guarded), body)
     if row.shadow_of is None:
@@ -117,7 +117,7 @@ def _streamed(row: Row) -> None:
         return
     try:
         if connection.status == 200:
-            _pass_on(row, connection)
+            _tell(row, connection.take())
         elif connection.complete:
             raise _refusal(row, connection)
         if connection.complete:
@@ -125,20 +125,14 @@ def _streamed(row: Row) -> None:
         elif connection.lost:
             raise connection.gone()
         else:
+            if row.exchange.wire.behind and row.exchange.started:  # the engine waits while the client does not read
+                connection.pause()
+                row.exchange.caught_up = connection.resume
             return
     except Exception as error:
         _end(row, error)
     else:
         _end(row, None)
-
-
-def _pass_on(row: Row, connection: EngineConnection) -> None:
-    """Send on what has come; the engine waits while the client does not read."""
-    exchange = row.exchange
-    _tell(row, connection.take())
-    if exchange.started and exchange.behind and not connection.complete:
-        connection.pause()
-        exchange.caught_up = connection.resume
 
 
 def _tell(row: Row, data: bytes) -> None:

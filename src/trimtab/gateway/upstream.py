@@ -13,6 +13,8 @@ from typing import cast
 
 import httptools
 
+from trimtab.gateway.exchange import Head
+from trimtab.gateway.heads import Remembered
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.turnstile import Turnstile
 
@@ -70,6 +72,7 @@ class EngineConnection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._silent = self._paused = self._busy = False
         self._head = b""
+        self._remembered = Remembered()  # the head of a plain answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
@@ -78,6 +81,13 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came. An engine that speaks without being asked, or not HTTP, is not spoken to again."""
+        if self._busy and not self.status and not self._head and self._remembered.head is not None:
+            body = self._remembered.body_of(data, len(data))
+            if body is not None:
+                self.status, self._busy, self.complete, self.reusable = 200, False, True, True
+                self._chunks.append(body)
+                self._heard()
+                return
         try:
             if not self._busy:
                 raise httptools.HttpParserError("bytes outside a response")
@@ -87,6 +97,9 @@ class EngineConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.lost, self.reusable = True, False
             self._transport.abort()
+        else:
+            if self.reusable and self.status == 200 and self._head == data and len(self._chunks) == 1:
+                self._remembered.learn(data, _KEPT, self._chunks[0])
         self._heard()
 
     def eof_received(self) -> None:
@@ -128,8 +141,12 @@ class EngineConnection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """The piece of the body that has come meanwhile; more may come."""
-        chunks, self._chunks = self._chunks, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks = self._chunks
+        if len(chunks) == 1:
+            return chunks.pop()
+        whole = b"".join(chunks)
+        chunks.clear()
+        return whole
 
     def pause(self) -> None:
         """Let the engine wait."""
@@ -170,6 +187,11 @@ class EngineConnection(asyncio.Protocol):
         """Cut the connection: the engine stops working on an answer nobody waits for."""
         self.lost = True
         self._transport.abort()
+
+
+_KEPT = Head()
+"""Of an answer behind which the connection stays open."""
+_KEPT.keep_alive = True
 
 
 def _nobody() -> None:

@@ -150,8 +150,8 @@ class Journal:
         self._held: dict[int, set[str]] = {}  # descriptor of a held segment -> ids of its open rows
         self._done: deque[int] = deque()  # descriptors that the thread may sync and close
         self._fault: OSError | None = None
-        self._dirty, self._stop = threading.Event(), threading.Event()
-        self._synced = True  # False from a first frame until the thread goes to sync it
+        self._dirty = self._stopped = False  # whether there is something to sync; whether to end behind it
+        self._idle, self._wake = False, threading.Event()  # whether the thread has to be woken for it
         self._started = 0
         self._fd, self._size, self._written = -1, 0, 0
         self.refused = 0
@@ -188,8 +188,8 @@ class Journal:
 
     def close(self) -> None:
         """Sync and release. Rows still open are closed as aborted by the next `recover`."""
-        self._stop.set()
-        self._dirty.set()
+        self._stopped = True
+        self._wake.set()
         self._thread.join()
 
     def _append(self, kind: int, frame: Frame) -> None:
@@ -213,9 +213,10 @@ class Journal:
                 self._limit = 0  # half a frame is a good end of a segment, not a good middle
             raise
         self._size += len(data)
-        if self._synced:
-            self._synced = False
-            self._dirty.set()
+        self._dirty = True
+        if self._idle:
+            self._idle = False
+            self._wake.set()
 
     def _new_segment(self) -> None:
         previous = self._fd
@@ -232,17 +233,25 @@ class Journal:
         if fd != self._fd and not self._held[fd]:
             del self._held[fd]
             self._done.append(fd)
-            self._dirty.set()
+            self._dirty = True
+            self._wake.set()
 
     def _sync(self) -> None:
-        """Only this thread closes descriptors: none can vanish under its fdatasync."""
+        """Only this thread closes descriptors: none can vanish under its fdatasync.
+
+        While rows come it only sleeps and syncs; waiting to be woken each time would cost the other thread more.
+        """
         while True:
-            self._dirty.wait()
-            if not self._stop.is_set():
+            if not self._dirty and not self._stopped:
+                self._idle = True
+                if not self._dirty and not self._stopped:  # still: whoever writes now sees that it is idle
+                    self._wake.wait()
+                self._idle = False
+                self._wake.clear()
+            if not self._stopped:
                 time.sleep(self._sync_interval)
-            self._dirty.clear()
-            self._synced = True
-            closing = self._stop.is_set()  # asked behind the clearing: `close` sets both, and must not be missed
+            closing = self._stopped  # asked before the look at what there is: what comes later has another turn
+            self._dirty = False
             for fd in [*self._held]:
                 self._sync_one(fd)
             if closing:
