@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from trimtab.gateway import deadline, guarding, limits, rows, shapes, stream, upstream
+from trimtab.gateway import guarding, limits, rows, shapes, stream, upstream
 from trimtab.gateway.guarded_stream import GuardedStream
 from trimtab.gateway.rows import Row
 from trimtab.gateway.shapes import Completion, Fault
@@ -38,10 +38,10 @@ def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
     else:
         heard = partial(_whole, row)
     if row.entity.first_byte_seconds < UNLIMITED:
-        row.silent_until = asyncio.get_running_loop().time() + row.entity.first_byte_seconds
+        row.silent_until = row.gateway.deadlines.now() + row.entity.first_byte_seconds
     try:
         _send(row, connection, asked.conversations[0], heard)
-        deadline.watch(row)
+        row.gateway.deadlines.watch(row)
     except Exception as error:
         _end(row, error)
 
@@ -52,7 +52,7 @@ def let_go(row: Row) -> None:
     if connection is not None:
         row.connection = row.ended = None
         row.silent_until = rows.NEVER
-        deadline.forget(row)
+        row.gateway.deadlines.forget(row)
         row.gateway.pool.release(connection)
         if row.relay is not None:
             row.usage = row.relay.usage  # as far as the engine has counted: it may count as it goes
@@ -170,7 +170,7 @@ def _finish(row: Row, guard: GuardedStream | None = None) -> None:
 
 def _send(row: Row, connection: EngineConnection, conversation: list[object], heard: Callable[[], None]) -> None:
     entity, operation = row.entity, row.asked.operation
-    left = row.until - asyncio.get_running_loop().time() if entity.name else 0.0
+    left = row.until - row.gateway.deadlines.now() if entity.name else 0.0
     body = shapes.engine_request(row.asked, entity, conversation)
     connection.ask(upstream.request(entity, operation, body, left, row.trace), heard)
 

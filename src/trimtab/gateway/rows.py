@@ -20,6 +20,7 @@ import msgspec
 
 from trimtab import trace_context
 from trimtab.gateway import guarding, limits, observing, stream
+from trimtab.gateway.deadline import Deadlines
 from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
@@ -41,7 +42,7 @@ NEVER = float("inf")
 
 @dataclass
 class Gateway:
-    """What every request shares."""
+    """What every request on the running loop shares."""
 
     routes: RoutesFile
     pool: Pool
@@ -57,6 +58,7 @@ class Gateway:
     """Who may ask; None: anybody."""
     ledger: Ledger | None = None
     meter: Meter = field(default_factory=Meter)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     spans_exported: bool = field(default_factory=lambda: trace_context.exported("TRACES"))
 
 

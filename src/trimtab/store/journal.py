@@ -242,14 +242,15 @@ class Journal:
         While rows come it only sleeps and syncs; waiting to be woken each time would cost the other thread more.
         """
         while True:
+            if not self._stopped:
+                time.sleep(self._sync_interval)
             if not self._dirty and not self._stopped:
                 self._idle = True
-                if not self._dirty and not self._stopped:  # still: whoever writes now sees that it is idle
+                if not self._dirty and not self._stopped:  # still: whoever writes from here on sees that it is idle
                     self._wake.wait()
                 self._idle = False
                 self._wake.clear()
-            if not self._stopped:
-                time.sleep(self._sync_interval)
+                continue
             closing = self._stopped  # asked before the look at what there is: what comes later has another turn
             self._dirty = False
             for fd in [*self._held]:
