@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.gateway.deadline import until
+from trimtab.gateway.deadline import Deadlines, until
 
 
 def in_loop(scenario: Coroutine[Any, Any, None]) -> None:
@@ -16,7 +16,7 @@ def in_loop(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 async def within(seconds: float, work: float) -> str:
-    with until(asyncio.get_running_loop().time() + seconds):
+    with until(Deadlines(), asyncio.get_running_loop().time() + seconds):
         await asyncio.sleep(work)
     return "in time"
 
@@ -55,7 +55,7 @@ def test_who_is_cancelled_by_others_is_cancelled() -> None:
 
 def test_an_error_of_the_work_is_its_own() -> None:
     async def scenario() -> None:
-        with pytest.raises(ZeroDivisionError), until(asyncio.get_running_loop().time() - 1):
+        with pytest.raises(ZeroDivisionError), until(Deadlines(), asyncio.get_running_loop().time() - 1):
             raise ZeroDivisionError
 
     in_loop(scenario())

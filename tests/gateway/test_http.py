@@ -12,6 +12,8 @@ from typing import cast
 
 import pytest
 from gateway_place import Place
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimtab.gateway.routes import Entity, Template
 from trimtab.gateway.upstream import EngineConnection
@@ -158,5 +160,46 @@ def test_an_engine_that_speaks_nonsense_or_half_an_answer_is_gone(said: bytes) -
     connection.connection_lost(None)
     assert told[-1]
     assert not connection.complete
-    assert not connection.open
+    assert connection.lost
     assert "cut the connection" in str(connection.gone())
+
+
+SAME = b"HTTP/1.1 200 OK\r\nserver: e\r\ncontent-length: %b\r\n\r\n%b"
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(SAME % (b"%d" % len(body), body) for body in (b"", b"a", b"b" * 12)),
+                SAME % (b"2", b"abc"),  # a byte too many
+                SAME % (b"4", b"abc"),  # one too few
+                SAME % (b"3\r\nconnection: close", b"abc"),
+                SAME.replace(b"200 OK", b"500 No") % (b"3", b"abc"),
+                SAME.replace(b"server: e", b"date: now") % (b"3", b"abc"),
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+                b"HTTP/1.1 100 Continue\r\n\r\n" + SAME % (b"3", b"abc"),
+            ]
+        ),
+        max_size=5,
+    )
+)
+def test_an_answer_whose_head_has_come_before_is_understood_as_if_it_had_not(answers: list[bytes]) -> None:
+    """Whole answers may be compared with the one before; those that come in two pieces never are."""
+    whole, halves = (engine_heard(answers, cut) for cut in (0, 20))
+    assert whole == halves
+
+
+def engine_heard(answers: list[bytes], cut: int) -> list[tuple[int, bytes, bool, bool, bool]]:
+    connection = EngineConnection(Entity("m", 1, "h:1", Template()))
+    connection.connection_made(cast(asyncio.Transport, Wire()))
+    heard = []
+    for answer in answers:
+        connection.ask(b"request", lambda: None)
+        for piece in filter(None, (answer[:cut], answer[cut:])):
+            connection.data_received(piece)
+        state = connection.complete, connection.reusable, connection.lost
+        heard.append((connection.status, connection.take(), *state))
+        if not connection.reusable:
+            break
+    return heard

@@ -82,7 +82,7 @@ def test_a_bucket_of_a_day_is_never_too_small_for_its_words(book: Ledger) -> Non
         held = book.reserve(one, NOW, 10, 0)
         assert isinstance(held, Reserved)
         book._words[base + 3] = 2**62 - 5  # many days of refunds later
-        held = held._replace(refunded=2**62 - 5)
+        held = msgspec.structs.replace(held, refunded=2**62 - 5)
         book.settle(one, held, NOW, 0, 0)
     held = book.reserve(one, NOW, 10, 0)
     assert isinstance(held, Reserved)

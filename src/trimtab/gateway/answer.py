@@ -14,7 +14,6 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 
@@ -147,7 +146,7 @@ def _refuse(row: Row, looked: guarding.Watch) -> None:
 async def _answered(row: Row, failed: Exception | None = None) -> None:
     """Ask, again and elsewhere where that may help. `failed`: how the first attempt ended, if it was made already."""
     try:
-        with until(row.until):
+        with until(row.gateway.deadlines, row.until):
             trial = _trial(row)
             if failed is not None:
                 trial.failed = failed, _loop_time(row.began)
@@ -253,9 +252,9 @@ async def _copy(row: Row, entity: Entity) -> Spent:
         route="shadow",
         at_ms=time.time_ns() // 1_000_000,
     )
-    asked, ends = replace(row.asked, stream=False), asyncio.get_running_loop().time() + row.deadline
+    asked, ends = msgspec.structs.replace(row.asked, stream=False), gateway.deadlines.now() + row.deadline
     exchange, routed = row.exchange.aside(), row.routed
-    copy = Row(gateway, exchange, asked, opened, routed, entity, "shadow", row.deadline, ends)
+    copy = Row(gateway, exchange, asked, opened, routed, entity, "shadow", row.deadline, ends, rows.NOT_COUNTED)
     copy.shadow_of = row.opened.request_id
     copy.guarded = guarding.watch(gateway.meter, entity, row.opened.path, "shadow")
     try:
@@ -332,13 +331,13 @@ def _choose(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: st
         entity.model,
         entity.version,
         route,
-        exchange.path,
+        exchange.head.path,
         time.time_ns() // 1_000_000,
         exchange.body,
         caller.parent,
     )
-    ends = asyncio.get_running_loop().time() + patience
-    row = Row(gateway, exchange, asked, opened, snapshot, entity, route, patience, ends)
+    ends = gateway.deadlines.now() + patience
+    row = Row(gateway, exchange, asked, opened, snapshot, entity, route, patience, ends, rows.NOT_COUNTED)
     if caller.parent is not None or gateway.spans_exported:
         row.trace = trace_context.onward(exchange.headers, caller.parent, request_id, gateway.spans_exported)
     return row

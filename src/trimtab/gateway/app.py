@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -40,7 +40,7 @@ log = logging.getLogger("trimtab.gateway")
 Action = Callable[[Gateway, Exchange, str], None]
 
 
-class _Known(NamedTuple):
+class _Known(msgspec.Struct, frozen=True):
     """What was made of a head: good for as long as the key in it is."""
 
     action: Action
@@ -239,9 +239,10 @@ def _pattern(path: str) -> str:
 
 def _label(exchange: Exchange) -> str:
     """The path as counted and logged: one of ours. What else clients try must not make series, nor reach the log."""
-    if exchange.path in _ACTIONS:
-        return exchange.path
-    known = _pattern(exchange.path)
+    path = exchange.head.path
+    if path in _ACTIONS:
+        return path
+    known = _pattern(path)
     return known if known in _ACTIONS else "other"
 
 

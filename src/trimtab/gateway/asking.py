@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from trimtab.gateway import deadline, guarding, limits, rows, shapes, stream, upstream
+from trimtab.gateway import guarding, limits, rows, shapes, stream, upstream
 from trimtab.gateway.guarded_stream import GuardedStream
 from trimtab.gateway.rows import Row
 from trimtab.gateway.shapes import Completion, Fault
@@ -38,10 +38,10 @@ def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
     else:
         heard = partial(_whole, row)
     if row.entity.first_byte_seconds < UNLIMITED:
-        row.silent_until = asyncio.get_running_loop().time() + row.entity.first_byte_seconds
+        row.silent_until = row.gateway.deadlines.now() + row.entity.first_byte_seconds
     try:
         _send(row, connection, asked.conversations[0], heard)
-        deadline.watch(row)
+        row.gateway.deadlines.watch(row)
     except Exception as error:
         _end(row, error)
 
@@ -52,7 +52,7 @@ def let_go(row: Row) -> None:
     if connection is not None:
         row.connection = row.ended = None
         row.silent_until = rows.NEVER
-        deadline.forget(row)
+        row.gateway.deadlines.forget(row)
         row.gateway.pool.release(connection)
         if row.relay is not None:
             row.usage = row.relay.usage  # as far as the engine has counted: it may count as it goes
@@ -103,7 +103,7 @@ def reply(row: Row, answers: list[Completion]) -> None:
     asked, entity = row.asked, row.entity
     if row.text is None:
         row.text = asked.output_text(answers)
-    row.usage = answers[0].usage if len(answers) == 1 else stream.total([one.usage for one in answers])
+    row.usage = stream.total([one.usage for one in answers])
     body = asked.render(answers, row.opened.request_id, entity)
     rows.close(row, 200, guarding.outcome(row.guarded), body)
     if row.shadow_of is None:
@@ -117,7 +117,7 @@ def _streamed(row: Row) -> None:
         return
     try:
         if connection.status == 200:
-            _pass_on(row, connection)
+            _tell(row, connection.take())
         elif connection.complete:
             raise _refusal(row, connection)
         if connection.complete:
@@ -125,20 +125,14 @@ def _streamed(row: Row) -> None:
         elif connection.lost:
             raise connection.gone()
         else:
+            if row.exchange.wire.behind and row.exchange.started:  # the engine waits while the client does not read
+                connection.pause()
+                row.exchange.caught_up = connection.resume
             return
     except Exception as error:
         _end(row, error)
     else:
         _end(row, None)
-
-
-def _pass_on(row: Row, connection: EngineConnection) -> None:
-    """Send on what has come; the engine waits while the client does not read."""
-    exchange = row.exchange
-    _tell(row, connection.take())
-    if exchange.started and exchange.behind and not connection.complete:
-        connection.pause()
-        exchange.caught_up = connection.resume
 
 
 def _tell(row: Row, data: bytes) -> None:
@@ -176,9 +170,9 @@ def _finish(row: Row, guard: GuardedStream | None = None) -> None:
 
 def _send(row: Row, connection: EngineConnection, conversation: list[object], heard: Callable[[], None]) -> None:
     entity, operation = row.entity, row.asked.operation
-    left = row.until - asyncio.get_running_loop().time() if entity.name else 0.0
+    left = row.until - row.gateway.deadlines.now() if entity.name else 0.0
     body = shapes.engine_request(row.asked, entity, conversation)
-    connection.ask(upstream.request(entity, f"/v1/{operation}", body, left, row.trace), heard)
+    connection.ask(upstream.request(entity, operation, body, left, row.trace), heard)
 
 
 def _refusal(row: Row, connection: EngineConnection) -> Fault:

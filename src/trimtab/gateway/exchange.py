@@ -12,6 +12,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import msgspec
+
 from trimtab.gateway.keys import Key
 from trimtab.gateway.shapes import Fault
 
@@ -63,26 +65,33 @@ class Head:
         self.known: Any = None
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request, and the only way to answer it."""
 
+    wire: Wire
+    head: Head
+    body: bytes
+    keep_alive: bool
+    """Whether the connection goes on behind the answer."""
+    at: float = msgspec.field(default_factory=time.perf_counter)
+    """When it was whole."""
     fault: Fault | None = None
     """What the server has against it: it is no request then."""
     key: Key | None = None
     """Whose request it is, once that was checked."""
-    started = False
+    started: bool = False
     """Whether a streamed answer has begun."""
-    status = 0
+    status: int = 0
     """Of the answer, once there is one."""
     abandoned: Callable[[], None] | None = None
     """Called when nobody waits for the answer any more: then none may be sent."""
     caught_up: Callable[[], None] | None = None
     """Called when a client that was `behind` has read enough."""
 
-    def __init__(self, wire: Wire, head: Head, body: bytes) -> None:
-        self._wire, self.head, self.body = wire, head, body
-        self.path, self.keep_alive = head.path, head.keep_alive
-        self.at = time.perf_counter()  # when it was whole
+    @property
+    def path(self) -> str:
+        """What is asked for, without a query."""
+        return self.head.path
 
     @property
     def method(self) -> str:
@@ -98,44 +107,44 @@ class Exchange:
     @property
     def peer(self) -> str:
         """The client's address."""
-        return self._wire.peer
+        return self.wire.peer
 
     @property
     def hung_up(self) -> bool:
         """Whether the client is gone."""
-        return self._wire.lost
+        return self.wire.lost
 
     @property
     def behind(self) -> bool:
         """Whether the client reads too slowly: a streamed answer waits for `caught_up`."""
-        return self._wire.behind
+        return self.wire.behind
 
     def aside(self) -> Exchange:
         """The same request once more, for what is done with it after it was answered: nothing may be sent on it."""
-        return Exchange(self._wire, self.head, self.body)
+        return Exchange(self.wire, self.head, self.body, False)
 
     def reply(self, status: int, body: bytes, headers: bytes = b"", content_type: bytes = JSON) -> None:
         """Send a whole answer. `headers` are complete lines."""
         head = b"%b%bcontent-length: %d\r\n\r\n" % (self._start(status, content_type), headers, len(body))
-        self._wire.write(head if self.head.method == "HEAD" else head + body)
-        self._wire.answered(self)
+        self.wire.write(head if self.head.method == "HEAD" else head + body)
+        self.wire.answered(self)
 
     def start(self, headers: bytes, content_type: bytes, first: bytes = b"") -> None:
         """Begin a streamed answer with status 200, with its first piece. A client of HTTP/1.0 gets it unframed."""
         self.started = True
         framing = b"transfer-encoding: chunked\r\n\r\n" if self.head.chunked else b"\r\n"
-        self._wire.write(self._start(200, content_type) + headers + framing + self._framed(first))
+        self.wire.write(self._start(200, content_type) + headers + framing + self._framed(first))
 
     def send(self, data: bytes) -> None:
         """Send a piece of a streamed answer. Look at `behind` afterwards."""
-        self._wire.write(b"%x\r\n%b\r\n" % (len(data), data) if self.head.chunked else data)
+        self.wire.write(b"%x\r\n%b\r\n" % (len(data), data) if self.head.chunked else data)
 
     def end(self, data: bytes, whole: bool = True) -> None:
         """Send the last piece. Not `whole`: the stream is left open-ended, so that the client cannot mistake it."""
         data = self._framed(data)
         self.keep_alive = self.keep_alive and whole
-        self._wire.write(data + b"0\r\n\r\n" if whole and self.head.chunked else data)
-        self._wire.answered(self)
+        self.wire.write(data + b"0\r\n\r\n" if whole and self.head.chunked else data)
+        self.wire.answered(self)
 
     def _framed(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if data and self.head.chunked else data
@@ -143,7 +152,7 @@ class Exchange:
     def _start(self, status: int, content_type: bytes) -> bytes:
         """An answer's line and first headers."""
         self.status = status
-        wire = self._wire
+        wire = self.wire
         start = _STARTS.get((status, content_type)) or _start(status, content_type)
         if self.keep_alive and not wire.server.draining:
             return start + wire.server.date

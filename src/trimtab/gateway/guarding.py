@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -135,7 +135,7 @@ async def question(meter: Meter, row: Row) -> None:
         return
     if not reading.changed:
         return
-    row.asked = replace(asked, conversations=conversations, fields=fields)
+    row.asked = msgspec.structs.replace(asked, conversations=conversations, fields=fields)
     if looked.guards.keep == "redacted":
         row.opened = msgspec.structs.replace(row.opened, request=reading.kept(row.opened.request))
         row.asked.input = None if asked.input is None else reading.kept_text(asked.input)

@@ -25,6 +25,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from trimtab.gateway.keys import Budget, Key, Rate
 
 SLOT_WORDS = 16
@@ -36,13 +38,13 @@ _SECOND = 1_000_000_000
 _WRAP = 2**62  # what was refunded is only ever compared, so it may start over
 
 
-class Reserved(NamedTuple):
+class Reserved(msgspec.Struct, frozen=True):
     """What an admitted request holds until it ends. Times and waits are in ns."""
 
     slot: int
     tokens: int
     nano_usd: int
-    periods: tuple[int, ...]
+    periods: list[int]
     """The period that each of the key's budgets was charged in."""
     requests_full: int
     tokens_full: int
@@ -137,25 +139,24 @@ class Ledger:
             tokens_full, wait = _take(words[base + _TOKENS], now, rate, tokens)
             if wait != 0:
                 return Refused("tokens", wait)
-        charged: list[tuple[int, int]] = []  # where, in which period
+        charged: list[tuple[int, int, int]] = []  # where, in which period, what is spent in it then
         for budget in key.budgets:
-            at, period = base + _PLACES[budget.per], _period(budget, now)
-            spent, counted = nano_usd, words[at]
-            if counted >= period:
-                period, spent = counted, nano_usd + words[at + 1]
+            at, period, spent = base + _PLACES[budget.per], _period(budget, now), nano_usd
+            if words[at] >= period:
+                period, spent = words[at], nano_usd + words[at + 1]
             if spent > budget.nano_usd:
                 wait = None if nano_usd > budget.nano_usd else _period_end(budget, now) - now
                 return Refused(budget.per, wait)
-            charged.append((at, period))
+            charged.append((at, period, spent))
         # Nothing is refused from here on. Killed in between, it has taken too much rather than too little.
-        for at, period in charged:
-            words[at + 1] = nano_usd + (words[at + 1] if words[at] == period else 0)
+        for at, period, spent in charged:
+            words[at + 1] = spent
             words[at] = period
         if requests_full:
             words[base + _REQUESTS] = requests_full
         if tokens_full:
             words[base + _TOKENS] = tokens_full
-        periods = tuple([period for _, period in charged])
+        periods = [period for _, period, _ in charged]
         return Reserved(base, tokens, nano_usd, periods, requests_full, tokens_full, words[base + _REFUNDED])
 
     def _settle_tokens(self, rate: Rate, base: int, reserved: Reserved, now: int, tokens: int) -> None:

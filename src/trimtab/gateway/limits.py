@@ -9,7 +9,9 @@ together never spend more than is there. Both are settled with what the engine c
 from __future__ import annotations
 
 import time
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from trimtab.gateway.keys import Key, Rate
 from trimtab.gateway.ledger import Ledger, Refused, Reserved, left
@@ -30,7 +32,7 @@ class _Question(Protocol):
     key: Key | None
 
 
-class Admitted(NamedTuple):
+class Admitted(msgspec.Struct, frozen=True):
     """A request that may be asked. `prompt` is the estimate of its tokens, for when nobody counts them."""
 
     key: Key | None = None
@@ -39,7 +41,7 @@ class Admitted(NamedTuple):
     headers: bytes = b""
 
 
-class Lost(NamedTuple):
+class Lost(msgspec.Struct, frozen=True):
     """What attempts used that led to no answer, where the provider said so."""
 
     tokens: int = 0
@@ -55,7 +57,7 @@ def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Sn
     """Reserve what a request may need. Raises Fault 429 when its key may not have it now, 503 when nobody can say."""
     key, size = exchange.key, len(exchange.body)
     if key is None or ledger is None or not key.limited or snapshot is None or not snapshot.demands:
-        return Admitted(key, prompt=size // BYTES_A_TOKEN)
+        return Admitted(key, None, size // BYTES_A_TOKEN)
     prompt = tokens = nano_usd = 0
     conversations = len(asked.conversations) or 1
     answers, said = _output(asked)

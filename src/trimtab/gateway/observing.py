@@ -1,4 +1,4 @@
-"""What is told about a request besides its row: the numbers of `meter`, one log line when it failed, Server-Timing.
+"""What is told about a request besides its row and its answer: the numbers of `meter`, one log line when it failed.
 
 The boundary: durations, names and codes only; never a header of the client's, a question or an answer.
 """
@@ -25,7 +25,6 @@ class Row(Protocol):
     entity: Entity
     route: Route
     engine_seconds: float
-    journal_seconds: float
     first_byte: float | None
     attempts: int
     usage: Usage
@@ -34,11 +33,15 @@ class Row(Protocol):
 def row_closed(meter: Meter, row: Row, status: int, outcome: str, now: float) -> None:
     """Count a row that was closed at `now` (perf_counter); a failure, ours or the engine's, is one line in the log."""
     begun, opened, usage, entity, first = row.exchange.at, row.opened, row.usage, row.entity, row.first_byte
-    overhead = (first or now) - begun - row.engine_seconds
-    first_token = None if first is None else first - begun
-    key = opened.path, status, entity.model, entity.version, row.route, outcome
-    tokens = usage.prompt_tokens, usage.completion_tokens
-    meter.closed(key, now - begun, overhead, first_token, *tokens, row.attempts)
+    meter.closed(
+        (opened.path, status, entity.model, entity.version, row.route, outcome),
+        now - begun,
+        (first or now) - begun - row.engine_seconds,
+        None if first is None else first - begun,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        row.attempts,
+    )
     if status >= 500:
         details = {
             "request_id": opened.request_id,
@@ -57,16 +60,3 @@ def refused(request_id: str, path: str, status: int, code: str) -> None:
     """One line for a request that got no row because of us; what a client did wrong is its own to read."""
     if status >= 500:
         log.warning("request refused", extra={"request_id": request_id, "path": path, "status": status, "code": code})
-
-
-def time_split(row: Row, total: float) -> bytes:
-    """The header lines that say where the `total` seconds of an answer went: ours, and Server-Timing as W3C has it,
-    whose durations are ms."""
-    engine, journal = row.engine_seconds * 1000, row.journal_seconds * 1000
-    added = total * 1000 - engine
-    return b"x-trimtab-overhead-ms: %.3f\r\nserver-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n" % (
-        added,
-        max(0.0, added - journal),
-        engine,
-        journal,
-    )

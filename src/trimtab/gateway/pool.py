@@ -34,7 +34,7 @@ class Pool:
     def at_once(self, entity: Entity) -> EngineConnection | None:
         """A kept connection, when nothing speaks against asking now; None: see `acquire`."""
         turnstile, idle = self._turnstiles.get(entity.place), self._idle.get(entity.address)
-        if not idle or turnstile is None or not idle[-1].open or not turnstile.free_at_once():
+        if not idle or turnstile is None or idle[-1].lost or not turnstile.free_at_once():
             return None
         connection = idle.pop()
         connection.entity, connection.turnstile, connection.since = entity, turnstile, time.perf_counter()
@@ -63,7 +63,7 @@ class Pool:
         if connection.turnstile is not None:
             connection.turnstile.leave(time.perf_counter() - connection.since)
         idle = self._idle.get(connection.address)
-        if idle is not None and connection.reusable and connection.open:
+        if idle is not None and connection.reusable:
             connection.kept = True
             idle.append(connection)
         else:
@@ -91,7 +91,7 @@ class Pool:
         idle = self._idle.get(address)
         while idle:
             connection = idle.pop()
-            if connection.open:
+            if not connection.lost:
                 return connection
         return None
 

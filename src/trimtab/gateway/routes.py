@@ -81,8 +81,13 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
         return f"{self.name}@{self.address}"
 
     @cached_property
+    def masked(self) -> bool:
+        """Whether a client's messages pass through masks."""
+        return bytes(self.template.masks) != b"[]"
+
+    @cached_property
     def heads(self) -> dict[str, bytes]:
-        """The heads of requests to it, by path (`upstream`)."""
+        """The heads of requests to it, by operation (`upstream`)."""
         return {}
 
     @cached_property
@@ -145,7 +150,7 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
 
     def disclosed(self, path: str) -> bytes:
         """The header lines in which answers of a path say that a machine made them."""
-        return self.disclosure.get(path, self.disclosure.get("", "")).encode() if self.disclosure else b""
+        return self.disclosure.get(path, self.disclosure.get("", "")).encode()
 
     @cached_property
     def names(self) -> frozenset[str | None]:

@@ -20,6 +20,7 @@ import msgspec
 
 from trimtab import trace_context
 from trimtab.gateway import guarding, limits, observing, stream
+from trimtab.gateway.deadline import Deadlines
 from trimtab.gateway.exchange import Exchange
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
@@ -33,14 +34,15 @@ from trimtab.store.journal import Attempt, Closed, Journal, Opened
 
 Outcome = Literal["ok", "error", "timeout", "cancelled", "aborted", "blocked"]
 
-_NOT_COUNTED = stream.Usage()
+NOT_COUNTED = stream.Usage()
+"""What an engine has used that said nothing of it yet."""
 NEVER = float("inf")
 """No limit."""
 
 
 @dataclass
 class Gateway:
-    """What every request shares."""
+    """What every request on the running loop shares."""
 
     routes: RoutesFile
     pool: Pool
@@ -56,18 +58,30 @@ class Gateway:
     """Who may ask; None: anybody."""
     ledger: Ledger | None = None
     meter: Meter = field(default_factory=Meter)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     spans_exported: bool = field(default_factory=lambda: trace_context.exported("TRACES"))
 
 
-class Row:
-    """The row of the request in progress. Moments are perf_counter's, unless they say that they are the loop's.
+class Row(msgspec.Struct, eq=False):
+    """The row of the request in progress. Moments are perf_counter's, unless they say that they are the loop's."""
 
-    What is the same for most rows is the class's until it changes: setting all of it would cost each row a microsecond.
-    """
-
+    gateway: Gateway
+    exchange: Exchange
+    asked: Asked
+    opened: Opened
+    routed: Snapshot
+    entity: Entity
+    route: Route
+    deadline: float
+    """Seconds for the answer."""
+    until: float
+    """The loop's time when they are over."""
+    usage: stream.Usage
+    admitted: limits.Admitted = limits.NOTHING
     trace: bytes = b""
     """Header lines for the engine: the trace that the request belongs to."""
-    admitted: limits.Admitted = limits.NOTHING
+    tried: list[Attempt] = []
+    """Attempts that failed."""
     lost: limits.Lost = limits.NONE_LOST
     """What attempts that failed used all the same."""
     shadow_of: str | None = None
@@ -87,7 +101,6 @@ class Row:
     engine_seconds: float = 0.0
     journal_seconds: float = 0.0
     first_byte: float | None = None
-    usage: stream.Usage = _NOT_COUNTED
     text: str | None = None
     relay: stream.Relay | None = None
     sent: list[bytes] | None = None
@@ -95,24 +108,6 @@ class Row:
     closed: bool = False
     guarded: guarding.Watch | None = None
     """What the version's guards found; None: it has none."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        exchange: Exchange,
-        asked: Asked,
-        opened: Opened,
-        routed: Snapshot,
-        entity: Entity,
-        route: Route,
-        deadline: float,
-        until: float,
-    ) -> None:
-        self.gateway, self.exchange, self.asked, self.opened, self.routed = gateway, exchange, asked, opened, routed
-        self.entity = entity
-        self.route: Route = route
-        self.deadline, self.until = deadline, until  # seconds for the answer, and the loop's time when they are over
-        self.tried: list[Attempt] = []  # attempts that failed
 
     @property
     def told(self) -> bool:
@@ -224,8 +219,21 @@ def no_journal(error: OSError) -> Fault:
 
 
 def headers(row: Row) -> bytes:
-    """The headers that tell of the row: its id, the version and the split of its time."""
-    split = observing.time_split(row, time.perf_counter() - row.exchange.at)
-    shown, disclosed = row.entity.shown[row.route], row.routed.disclosed(row.opened.path)
-    identity, guards = row.opened.request_id.encode(), b"" if row.guarded is None else row.guarded.headers()
-    return b"x-request-id: %b\r\n%b%b%b%b%b" % (identity, shown, disclosed, split, row.admitted.headers, guards)
+    """The headers that tell of the row: its id, the version, and where its time went: ours, and Server-Timing as W3C
+    has it, whose durations are ms."""
+    engine, journal, opened = row.engine_seconds * 1000, row.journal_seconds * 1000, row.opened
+    added = (time.perf_counter() - row.exchange.at) * 1000 - engine
+    return (
+        b"x-request-id: %b\r\n%b%bx-trimtab-overhead-ms: %.3f\r\n"
+        b"server-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n%b%b"
+    ) % (
+        opened.request_id.encode(),
+        row.entity.shown[row.route],
+        row.routed.disclosed(opened.path) if row.routed.disclosure else b"",
+        added,
+        max(0.0, added - journal),
+        engine,
+        journal,
+        row.admitted.headers,
+        b"" if row.guarded is None else row.guarded.headers(),
+    )

@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         if fresh and (head := remembered.head) is not None:
             body = remembered.body_of(data, BODY_BYTES)
             if body is not None:
-                self._take(Exchange(self, head, body))
+                self._take(Exchange(self, head, body, head.keep_alive))
                 return
         self._raw_size += len(data)
         try:
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         head.chunked = self._parser.get_http_version() != "1.0"
         head.keep_alive = self._parser.should_keep_alive() and head.chunked
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._last = Exchange(self, head, body)
+        self._last = Exchange(self, head, body, head.keep_alive)
         self._take(self._last)
 
     # What exchanges call
@@ -281,8 +281,7 @@ class Connection(asyncio.Protocol):
         head = self._reading or Head()
         head.path = head.path or self._url.partition(b"?")[0].decode("latin-1")
         head.keep_alive = False
-        exchange = Exchange(self, head, b"")
-        exchange.fault = fault
+        exchange = Exchange(self, head, b"", False, fault=fault)
         self._reading, self._deaf = None, True
         self._take(exchange)
 

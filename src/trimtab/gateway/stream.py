@@ -52,9 +52,9 @@ class Usage(msgspec.Struct, omit_defaults=True):
             self.cached_tokens, self.cache_write_tokens = prompt.cached_tokens, prompt.cache_write_tokens
         if (said := self.completion_tokens_details) is not None and said.reasoning_tokens is not None:
             self.reasoning_tokens = said.reasoning_tokens
-        if self.cached_tokens is None:
+        if self.cache_read_input_tokens is not None and self.cached_tokens is None:
             self.cached_tokens = self.cache_read_input_tokens
-        if self.cache_write_tokens is None:
+        if self.cache_creation_input_tokens is not None and self.cache_write_tokens is None:
             self.cache_write_tokens = self.cache_creation_input_tokens
 
 
@@ -203,17 +203,15 @@ class Relay:
             data = data.replace(b"\r", b"")
         if self._rest:
             data, self._rest = self._rest + data, b""
-        if data.endswith(b"\n\n"):
-            whole = data
-        else:
+        if not data.endswith(b"\n\n"):
             cut = data.rfind(b"\n\n") + 2
             if cut == 1:
                 self._rest = data
                 return b""
-            whole, self._rest = data[:cut], data[cut:]
-        if b'"usage"' not in whole and b"[DONE]" not in whole and b'"error"' not in whole:
-            return whole
-        return b"".join(event + b"\n\n" for event in whole.split(b"\n\n")[:-1] if self._passes(event))
+            data, self._rest = data[:cut], data[cut:]
+        if b'"usage"' not in data and b"[DONE]" not in data and b'"error"' not in data:
+            return data
+        return b"".join(event + b"\n\n" for event in data.split(b"\n\n")[:-1] if self._passes(event))
 
     def said(self, sent: bytes) -> tuple[str, int]:
         """The text so far, and how many pieces carried any of it; `sent` is what the client was sent."""

@@ -55,7 +55,10 @@ class Turnstile:
 
     def free_at_once(self) -> bool:
         """The same, where the breaker has nothing to say either: `shut` need not be asked."""
-        return not self._resting_until and self.free()
+        if self._resting_until or self._waiting or self._taken >= self._places:
+            return False
+        self._taken += 1
+        return True
 
     async def enter(self) -> None:
         """Take a place, in the order of arrival. Raises Full at once when the queue is as long as it may be."""
@@ -77,12 +80,12 @@ class Turnstile:
     def leave(self, seconds: float) -> None:
         """Give the place back, after so long."""
         self._seconds += SMOOTHING * (seconds - self._seconds) if self._seconds else seconds
-        self._pass_on()
+        if self._waiting:
+            self._pass_on()
+        else:
+            self._taken -= 1
 
     def _pass_on(self) -> None:
-        if not self._waiting:
-            self._taken -= 1
-            return
         while self._waiting and self._taken <= self._places:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -13,6 +13,8 @@ from typing import cast
 
 import httptools
 
+from trimtab.gateway.exchange import Head
+from trimtab.gateway.heads import Remembered
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.turnstile import Turnstile
 
@@ -32,23 +34,23 @@ class EngineGone(Exception):
         self.stale = stale
 
 
-def request(entity: Entity, path: str, body: bytes, deadline: float, trace: bytes = b"") -> bytes:
-    """The bytes of a POST to an upstream. `path` is ours (/v1/…); `deadline`, in seconds, is passed on to providers;
+def request(entity: Entity, operation: str, body: bytes, deadline: float, trace: bytes = b"") -> bytes:
+    """The bytes of a POST to an upstream. `operation` ends its path; `deadline`, in seconds, is passed on to providers;
     `trace` are complete header lines."""
-    head = entity.heads.get(path) or _head(entity, path)
+    head = entity.heads.get(operation) or _head(entity, operation)
     if entity.name:
         head = b"%bx-trimtab-deadline-ms: %d\r\n" % (head, max(1, deadline * 1000))
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, trace, len(body), body)
 
 
-def _head(entity: Entity, path: str) -> bytes:
+def _head(entity: Entity, operation: str) -> bytes:
     """What is the same in every request to an upstream."""
-    where = f"{entity.path}{path.removeprefix('/v1')}{entity.query}"
+    where = f"{entity.path}/{operation}{entity.query}"
     host = entity.address.removesuffix(":443") if entity.tls else entity.address
     bearer = "Bearer " if entity.key_header == "authorization" else ""
     key = f"{entity.key_header}: {bearer}{entity.api_key}\r\n" if entity.api_key else ""
     head = f"POST {where} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n{key}".encode()
-    entity.heads[path] = head
+    entity.heads[operation] = head
     return head
 
 
@@ -70,6 +72,7 @@ class EngineConnection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._silent = self._paused = self._busy = False
         self._head = b""
+        self._remembered = Remembered()  # the head of a plain answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
@@ -78,6 +81,13 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came. An engine that speaks without being asked, or not HTTP, is not spoken to again."""
+        if self._busy and not self.status and not self._head and self._remembered.head is not None:
+            body = self._remembered.body_of(data, len(data))
+            if body is not None:
+                self.status, self._busy, self.complete, self.reusable = 200, False, True, True
+                self._chunks.append(body)
+                self._heard()
+                return
         try:
             if not self._busy:
                 raise httptools.HttpParserError("bytes outside a response")
@@ -87,7 +97,14 @@ class EngineConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.lost, self.reusable = True, False
             self._transport.abort()
+        else:
+            if self.reusable and self.status == 200 and self._head == data and len(self._chunks) == 1:
+                self._remembered.learn(data, _KEPT, self._chunks[0])
         self._heard()
+
+    def eof_received(self) -> None:
+        """asyncio: the engine says no more, so the connection is closed: `connection_lost` comes next."""
+        self.lost, self.reusable = True, False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
@@ -109,11 +126,6 @@ class EngineConnection(asyncio.Protocol):
             self._busy, self.complete = False, True
             self.reusable = self._parser.should_keep_alive()
 
-    @property
-    def open(self) -> bool:
-        """Whether another request may be sent."""
-        return not self.lost and not self._transport.is_closing()
-
     def ask(self, request: bytes, heard: Callable[[], None]) -> None:
         """Send one whole request. `heard` is called whenever something came, and when the connection is lost."""
         self._chunks.clear()  # the last answer was whole, but nobody took it
@@ -129,12 +141,16 @@ class EngineConnection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """The piece of the body that has come meanwhile; more may come."""
-        chunks, self._chunks = self._chunks, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks = self._chunks
+        if len(chunks) == 1:
+            return chunks.pop()
+        whole = b"".join(chunks)
+        chunks.clear()
+        return whole
 
     def pause(self) -> None:
         """Let the engine wait."""
-        if not self._paused and self.open:
+        if not self._paused and not self.lost:
             self._paused = True
             self._transport.pause_reading()
 
@@ -142,7 +158,7 @@ class EngineConnection(asyncio.Protocol):
         """Hear the engine again."""
         if self._paused:
             self._paused = False
-            if self.open:
+            if not self.lost:
                 self._transport.resume_reading()
 
     def retry_after(self) -> str | None:
@@ -171,6 +187,11 @@ class EngineConnection(asyncio.Protocol):
         """Cut the connection: the engine stops working on an answer nobody waits for."""
         self.lost = True
         self._transport.abort()
+
+
+_KEPT = Head()
+"""Of an answer behind which the connection stays open."""
+_KEPT.keep_alive = True
 
 
 def _nobody() -> None:

@@ -42,15 +42,13 @@ class Counts(Protocol):
 
 def cost(counts: Counts, price: Price) -> int:
     """What an answer cost, in nano-USD. What was not counted costs nothing; counts that contradict are cut to fit."""
-    prompt = max(0, counts.prompt_tokens or 0)
-    cached = min(prompt, max(0, counts.cached_tokens or 0))
-    written = min(prompt - cached, max(0, counts.cache_write_tokens or 0))
-    return (
-        (prompt - cached - written) * price.input
-        + cached * price.cached_input
-        + written * price.cache_write
-        + max(0, counts.completion_tokens or 0) * price.output
-    )
+    prompt, said = max(0, counts.prompt_tokens or 0), max(0, counts.completion_tokens or 0)
+    nano_usd = prompt * price.input + said * price.output
+    if counts.cached_tokens or counts.cache_write_tokens:
+        cached = min(prompt, max(0, counts.cached_tokens or 0))
+        written = min(prompt - cached, max(0, counts.cache_write_tokens or 0))
+        nano_usd += cached * (price.cached_input - price.input) + written * (price.cache_write - price.input)
+    return nano_usd
 
 
 def of(base: str, model: ModelSection) -> Price | None:

@@ -37,7 +37,7 @@ ABORTED_STATUS = 502
 """Status of a row whose gateway died: what a proxy in front reports then. Not 499: the client did not give up."""
 
 _HEADER = struct.Struct("<II")
-_pack_header = _HEADER.pack_into
+_pack_start = struct.Struct("<IIB").pack
 _MAYBE_BODY = re.compile(rb"[\x01-\x04][\x90-\x9f\xdc]")
 """How a body begins: the kind, then MessagePack's marker of an array."""
 
@@ -133,7 +133,8 @@ Frame = Opened | Closed | FeedbackFrame | Erased
 
 _KINDS: dict[type, int] = {Opened: 1, Closed: 2, FeedbackFrame: 3, Erased: 4}
 _DECODERS = {kind: msgspec.msgpack.Decoder(type_) for type_, kind in _KINDS.items()}
-_encode_into = msgspec.msgpack.Encoder().encode_into
+_KIND_CRC = [crc32(bytes([kind])) for kind in range(len(_KINDS) + 1)]
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Journal:
@@ -146,34 +147,40 @@ class Journal:
     def __init__(self, folder: Path, segment_bytes: int = 64 * 2**20, sync_interval: float = 0.005) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._segment_bytes, self._sync_interval = folder, segment_bytes, sync_interval
-        self._home: dict[str, int] = {}  # open request id -> descriptor of the segment it was opened in
-        self._waiting: dict[int, int] = {}  # descriptor of a held segment -> its open rows
+        self._held: dict[int, set[str]] = {}  # descriptor of a held segment -> ids of its open rows
         self._done: deque[int] = deque()  # descriptors that the thread may sync and close
         self._fault: OSError | None = None
-        self._dirty, self._stop = threading.Event(), threading.Event()
-        self._synced = True  # False from a first frame until the thread goes to sync it
-        self._buffer = bytearray()
+        self._dirty = self._stopped = False  # whether there is something to sync; whether to end behind it
+        self._idle, self._wake = False, threading.Event()  # whether the thread has to be woken for it
         self._started = 0
-        self._fd = -1
-        self.written = self.refused = 0
-        """Bytes that the kernel took and frames that it did not, since this process began."""
+        self._fd, self._size, self._written = -1, 0, 0
+        self.refused = 0
+        """Frames that the kernel did not take, since this process began."""
         self._new_segment()
         self._thread = threading.Thread(target=self._sync, name="trimtab-journal", daemon=True)
         self._thread.start()
 
+    @property
+    def written(self) -> int:
+        """Bytes that the kernel took, since this process began."""
+        return self._written + self._size
+
     def opened(self, frame: Opened) -> None:
         """Keep an accepted request, before anything is done for it."""
         self._append(1, frame)
-        self._home[frame.request_id] = self._fd
-        self._waiting[self._fd] += 1
+        self._rows.add(frame.request_id)
 
     def closed(self, frame: Closed) -> None:
         """Keep how a request ended, before the last byte of its answer leaves."""
         self._append(2, frame)
-        fd = self._home.pop(frame.request_id, None)
-        if fd is not None:
-            self._waiting[fd] -= 1
-            self._let_go(fd)
+        if len(self._held) == 1:
+            self._rows.discard(frame.request_id)
+            return
+        for fd, rows in self._held.items():
+            if frame.request_id in rows:
+                rows.remove(frame.request_id)
+                self._let_go(fd)
+                return
 
     def feedback(self, frame: FeedbackFrame) -> None:
         """Keep a piece of feedback."""
@@ -181,67 +188,75 @@ class Journal:
 
     def close(self) -> None:
         """Sync and release. Rows still open are closed as aborted by the next `recover`."""
-        self._stop.set()
-        self._dirty.set()
+        self._stopped = True
+        self._wake.set()
         self._thread.join()
 
     def _append(self, kind: int, frame: Frame) -> None:
         if self._fault is not None:
             fault, self._fault = self._fault, None
             self.refused += 1
-            self._size = self._segment_bytes  # what the kernel failed to sync stays behind in its own segment
+            self._limit = 0  # what the kernel failed to sync stays behind in its own segment
             raise fault
-        data = _frame_bytes(kind, frame, self._buffer)
-        size = len(data)
-        if self._size >= self._segment_bytes:
+        data = _frame_bytes(kind, frame)
+        if self._size >= self._limit:
             self._new_segment()
         try:
             written = os.write(self._fd, data)
-            if written < size:
+            if written < len(data):
                 _write_all(self._fd, data[written:])
         except OSError:
             self.refused += 1
             try:
                 os.ftruncate(self._fd, self._size)
             except OSError:
-                self._size = self._segment_bytes  # half a frame is a good end of a segment, not a good middle
+                self._limit = 0  # half a frame is a good end of a segment, not a good middle
             raise
-        self._size += size
-        self.written += size
-        if not self._synced:
-            return
-        self._synced = False
-        self._dirty.set()
+        self._size += len(data)
+        self._dirty = True
+        if self._idle:
+            self._idle = False
+            self._wake.set()
 
     def _new_segment(self) -> None:
         previous = self._fd
         self._started = max(time.time_ns(), self._started + 1)
         self._fd = _create(self._folder, self._started)
-        self._waiting[self._fd], self._size = 0, 0
-        self._buffer = bytearray()  # it has the room of the longest frame so far
+        self._rows: set[str] = set()
+        self._held[self._fd] = self._rows
+        self._written, self._size, self._limit = self._written + self._size, 0, self._segment_bytes
         if previous >= 0:
             self._let_go(previous)
 
     def _let_go(self, fd: int) -> None:
         """Hand a segment to the thread for closing, once it is rotated away and none of its rows is open."""
-        if fd != self._fd and not self._waiting[fd]:
-            del self._waiting[fd]
+        if fd != self._fd and not self._held[fd]:
+            del self._held[fd]
             self._done.append(fd)
-            self._dirty.set()
+            self._dirty = True
+            self._wake.set()
 
     def _sync(self) -> None:
-        """Only this thread closes descriptors: none can vanish under its fdatasync."""
+        """Only this thread closes descriptors: none can vanish under its fdatasync.
+
+        While rows come it only sleeps and syncs; waiting to be woken each time would cost the other thread more.
+        """
         while True:
-            self._dirty.wait()
-            if not self._stop.is_set():
+            if not self._stopped:
                 time.sleep(self._sync_interval)
-            self._dirty.clear()
-            self._synced = True
-            closing = self._stop.is_set()  # asked behind the clearing: `close` sets both, and must not be missed
-            for fd in [*self._waiting]:
+            if not self._dirty and not self._stopped:
+                self._idle = True
+                if not self._dirty and not self._stopped:  # still: whoever writes from here on sees that it is idle
+                    self._wake.wait()
+                self._idle = False
+                self._wake.clear()
+                continue
+            closing = self._stopped  # asked before the look at what there is: what comes later has another turn
+            self._dirty = False
+            for fd in [*self._held]:
                 self._sync_one(fd)
             if closing:
-                self._done.extend(self._waiting)
+                self._done.extend(self._held)
             while self._done:
                 fd = self._done.popleft()
                 self._sync_one(fd)
@@ -392,7 +407,7 @@ def _close_open_rows(path: Path, fd: int) -> int:
         os.ftruncate(fd, end)
     for row in still_open.values():
         closed = _aborted(row, last_sign_of_life_ms=status.st_mtime_ns // 1_000_000)
-        _write_all(fd, _frame_bytes(2, closed, bytearray()))
+        _write_all(fd, _frame_bytes(2, closed))
     os.fdatasync(fd)
     return len(still_open)
 
@@ -412,15 +427,12 @@ def _aborted(row: Opened, last_sign_of_life_ms: int) -> Closed:
     )
 
 
-def _frame_bytes(kind: int, frame: Frame, data: bytearray) -> bytearray:
-    """A frame, written into `data`, whose room is used again."""
+def _frame_bytes(kind: int, frame: Frame) -> bytes:
     try:
-        _encode_into(frame, data, 9)
+        fields = _encode(frame)
     except (OverflowError, TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"a {type(frame).__name__} cannot be written: {error}") from error
-    data[8] = kind
-    _pack_header(data, 0, len(data) - 8, crc32(memoryview(data)[8:]))
-    return data
+    return _pack_start(len(fields) + 1, crc32(fields, _KIND_CRC[kind]), kind) + fields
 
 
 def _body_at(view: memoryview, position: int) -> memoryview | None:
@@ -432,7 +444,7 @@ def _body_at(view: memoryview, position: int) -> memoryview | None:
     return body if len(body) == length >= 2 and crc32(body) == crc else None
 
 
-def _write_all(fd: int, data: bytearray) -> None:
+def _write_all(fd: int, data: bytes) -> None:
     written = os.write(fd, data)
     while written < len(data):  # a full disk or a signal: go on, and let the next write name the reason
         more = os.write(fd, memoryview(data)[written:])

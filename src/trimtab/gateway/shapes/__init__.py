@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -154,8 +153,7 @@ def as_it_comes(request_id: str, entity: Entity) -> Relay:
     return Relay()
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct, eq=False):
     """A request in one shape: conversations to continue (one, or one for each row of a batch) and how to reply.
 
     `sampling` is the client's to choose. `fields` goes to the engine too, but the version's own value of one stands:
@@ -221,7 +219,7 @@ def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> byt
         return encode(asked.fields)
     template = entity.template
     body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
-    body["messages"] = [*template.messages, *_masked(template.masks, conversation)]
+    body["messages"] = [*template.messages, *(_masked(template.masks, conversation) if entity.masked else conversation)]
     if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
         body["max_completion_tokens"] = body.pop("max_tokens")
     if asked.stream:
@@ -232,11 +230,8 @@ def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> byt
 
 def _masked(masks: msgspec.Raw, conversation: list[Any]) -> list[Any]:
     """A client's messages as the version may read them: without words for groups of people, if it was so registered."""
-    chain = _masks(bytes(masks))
-    if not chain:
-        return conversation
     messages = [msgspec.json.decode(encode(message)) for message in conversation]
-    for mask in chain:
+    for mask in _masks(bytes(masks)):
         messages = [masking.masked_message(message, mask) for message in messages]
     return messages
 
