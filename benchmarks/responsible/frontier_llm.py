@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from madlibs import IDENTITIES, MadlibFrame, frames, masked
@@ -96,20 +95,14 @@ def _scores(where: settings.Settings, system: str, texts: list[str]) -> np.ndarr
     )  # fmt: skip
     opened = engine.start(where, spec, where.logs / "engine.log", LocalTarget(parallel=4, context=512))
     try:
-        with ThreadPoolExecutor(4) as pool:
-            return np.array(list(pool.map(lambda text: _score(opened, text), texts)))
+        return np.array([_score(reply.tops) for reply in ask.ask(opened.upstream, opened.template, texts, tops=20)])
     finally:
         opened.stop()
 
 
-def _score(opened: engine.Engine, text: str) -> float:
-    template = opened.template
-    body: dict[str, Any] = {**template["params"], "logprobs": True, "top_logprobs": 20, "cache_prompt": True}
-    body["messages"] = [*template["messages"], {"role": "user", "content": text}]
-    answer = ask._post(opened.upstream, body, 120.0, 1)
-    tops = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    least = min(top["logprob"] for top in tops)
-    found = {word: [t["logprob"] for t in tops if word.startswith(t["token"].strip().lower() or "?")] for word in WORDS}
+def _score(tops: Mapping[str, float]) -> float:
+    least = min(tops.values())
+    found = {word: [v for token, v in tops.items() if word.startswith(token.strip().lower() or "?")] for word in WORDS}
     hostile, friendly = (max(found[word], default=least) for word in WORDS)
     return hostile - friendly
 

@@ -15,9 +15,11 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import drawn
 
 from trimtab.evaluation.compare import proportion
 from trimtab.responsible import pii
@@ -56,7 +58,33 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--attacks", type=Path, nargs="*", default=[])
     args = parser.parse_args()
-    texts = _texts(args.data)
+    cards = measured(args.data, args.attacks)
+    told = {"measured_on": platform.machine(), "python": platform.python_version(), "guards": cards}
+    CARDS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (HERE / "GUARD_CARDS.md").write_text(_markdown(cards), encoding="utf-8")
+    print(f"written: {CARDS.relative_to(ROOT)}, benchmarks/responsible/GUARD_CARDS.md")
+
+
+def report(data: Path | None) -> None:
+    """Print the cards, measured now; nothing is written. Attacks by others come from data/attacks, where it is."""
+    if data is None:
+        print("skipped: pass --data FOLDER (make bench-responsible DATA=FOLDER)")
+        return
+    for name, card in measured(data, sorted((data / "attacks").glob("*"))).items():
+        speed = card["milliseconds_1kb"]
+        print(f"{name}: p50 {speed['p50']:.3f} ms, p99 {speed['p99']:.3f} ms on 1,000 characters")
+        for what in ("recall", "false_blocks"):
+            for one, row in (card.get(what) or {}).items():
+                interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if "low" in row else ""
+                print(f"  {what.replace('_', ' '):<13} {one:<42} {row['k']:>5} of {row['n']:<5} {interval}")
+        for what in ("by_identity", "by_variety"):
+            if what in card:
+                print(f"  {what.replace('_', ' '):<13} {card[what]['verdict'].upper()}{_blocked(card[what])}")
+
+
+def measured(data: Path, attacks: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The card of every guard."""
+    texts = _texts(data)
     trained = topics.fit(texts["banking77 train"][::5], [], 0.05)
     defined = {
         "pii": {"find": sorted(pii.PERSONAL)},
@@ -68,11 +96,7 @@ def main() -> None:
         "length": {"max_chars": 4000},
         "format": {"schema": {"type": "object", "required": ["intent"]}},
     }
-    cards = {name: _card(name, params, texts, args) for name, params in defined.items()}
-    told = {"measured_on": platform.machine(), "python": platform.python_version(), "guards": cards}
-    CARDS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (HERE / "GUARD_CARDS.md").write_text(_markdown(cards), encoding="utf-8")
-    print(f"written: {CARDS.relative_to(ROOT)}, benchmarks/responsible/GUARD_CARDS.md")
+    return {name: _card(name, params, texts, data, attacks) for name, params in defined.items()}
 
 
 def _texts(data: Path) -> dict[str, list[str]]:
@@ -96,42 +120,47 @@ def _texts(data: Path) -> dict[str, list[str]]:
     }
 
 
-def _card(name: str, params: dict[str, Any], texts: dict[str, list[str]], args: argparse.Namespace) -> dict[str, Any]:
+def _card(
+    name: str, params: dict[str, Any], texts: dict[str, list[str]], data: Path, attacks: Sequence[Path]
+) -> dict[str, Any]:
     kind = name.split(" ")[0]
     checks = guard_set.checks(GuardSet([Guard(name, kind, "both", "block", params=params)]), "output", "/", "champion")
 
     def blocks(text: str) -> bool:
         return guard_set.judge(checks, "output", text).blocked is not None
 
-    print(name, flush=True)
     card: dict[str, Any] = {"milliseconds_1kb": _speed(checks[0].look, texts)}
     if kind in ("length", "format"):
         return card | {"note": "deterministic: a limit or a schema, nothing to recall"}
-    card["recall"] = _recall(name, blocks, texts, args)
+    card["recall"] = _recall(name, blocks, texts, data, attacks)
     benign = ["xstest safe", "example messages", *([] if kind == "topics" else ["banking77 test"])]
     if kind in ("injection", "profanity"):
         benign.append("presidio_pii")
     if kind != "topics":  # whose business is to stop what is of another topic
         card["false_blocks"] = {one: _rate(blocks, texts[one]) for one in benign}
-        card["by_identity"] = _identity(blocks, args.data)
-        card["by_variety"] = _variety(blocks, args.data)
+        card["by_identity"] = _identity(blocks, data)
+        card["by_variety"] = _variety(blocks, data)
     else:
         card["false_blocks"] = {"banking77 test": _rate(blocks, texts["banking77 test"])}
     return card
 
 
-def _recall(name: str, blocks: Blocks, texts: dict[str, list[str]], args: argparse.Namespace) -> dict[str, Any]:
+def _recall(
+    name: str, blocks: Blocks, texts: dict[str, list[str]], data: Path, attacks: Sequence[Path]
+) -> dict[str, Any]:
     if name == "pii":
-        return _pii_recall(args.data)
+        numbers = {
+            kind: _rate(lambda text, k=kind: bool(pii.find(text, {k})), samples)
+            for kind, samples in drawn.numbers_of_people().items()
+        }
+        return numbers | _pii_recall(data)
     if name == "secrets":
-        from secrets_corpus import drawn
-
-        return {kind: _rate(blocks, samples) for kind, samples in drawn().items()}
+        return {kind: _rate(blocks, samples) for kind, samples in drawn.secrets().items()}
     if name == "topics":
         return {one: _rate(blocks, texts[one]) for one in ("xstest safe", "example messages")}
     if name == "profanity":
         return {}
-    return {path.stem: _rate(blocks, _attacks(path)) for path in args.attacks}
+    return {path.stem: _rate(blocks, _attacks(path)) for path in attacks}
 
 
 def _pii_recall(data: Path) -> dict[str, Any]:

@@ -57,6 +57,29 @@ def test_guards_are_tried_and_put_live_as_a_version(tmp_path: Path) -> None:
     assert "has these guards already" in run("guards", "apply", "--yes", *here)
 
 
+def test_guards_and_judges_are_audited_by_the_groups_that_they_stop(tmp_path: Path) -> None:
+    import mlflow
+
+    from trimtab.settings import load
+
+    here = ["--project", str(tmp_path)]
+    (tmp_path / "prompt.md").write_text("Be brief.")
+    biased = "  - {kind: profanity, name: rude, action: shadow, words: [muslim, 维吾尔族人]}\n"
+    (tmp_path / "trimtab.yaml").write_text(FILE + GUARDS + biased + "  - {kind: length, max_chars: 9}\n")
+    run("register", *here)
+    done = CliRunner().invoke(app, ["guards", "audit", *here])
+    assert done.exit_code == 1, done.output
+    assert "guard rude: FAIL" in done.output
+    assert "flip_rate/religion en/all: " in done.output, done.output
+    assert "flip_rate/ethnicity zh/all: 1 on 64" in done.output, done.output
+    for fair in ("guard pii", "guard injection", "judge refusal", "judge sentiment"):
+        assert f"{fair}: PASS" in done.output
+    assert "length: looks at no word" in done.output
+    client = mlflow.MlflowClient(load(tmp_path).mlflow_uri)
+    runs = client.search_runs([client.get_experiment_by_name("desk").experiment_id], "tags.`rai.kind` = 'guard'")
+    assert sorted(run.data.tags["rai.verdict"] for run in runs) == ["fail", *["pass"] * 4]
+
+
 def test_every_guard_that_was_measured_has_a_card() -> None:
     shown = run("guards", "card")
     for name in ("pii", "secrets", "injection", "profanity", "topics"):

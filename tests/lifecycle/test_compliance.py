@@ -286,6 +286,29 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     assert len(erasure.plan(settings, loaded, control, "caller 7").rows) == 0
 
 
+def test_a_request_leads_to_its_subject_and_one_that_names_nobody_is_erased_alone(tmp_path: Path) -> None:
+    settings, loaded = triage.write(tmp_path, "echo", "{latency_p95: null}")
+    control = Control(settings)
+    triage.answer(settings, 6)
+    now, journal = utc_now(), Journal(settings.journal)
+    for number, client in ((6, "mine"), (7, "theirs")):
+        closed = triage._closed(number, int(now.timestamp() * 1000), f"the lamp of nobody {number}")
+        journal.closed(msgspec.structs.replace(closed, caller="", client_request_id=client))
+    journal.close()
+    assert erasure.plan_request(settings, loaded, control, "3").subject == "caller 3"
+    with pytest.raises(Fixable, match="no request 99"):
+        erasure.plan_request(settings, loaded, control, "99")
+    planned = erasure.plan_request(settings, loaded, control, "mine")
+    assert (planned.subject, planned.name, planned.request_ids) == ("", "request 6", {"6"})
+    stone = erasure.erase(settings, loaded, control, planned, "test", now)
+    assert (stone.rows, stone.key_destroyed) == (1, False)
+    lake = Lake(settings)
+    assert [lake.find(request)["input_text"].to_list() for request in ("6", "7")] == [[None], ["the lamp of nobody 7"]]
+    files = [path for path in settings.home.rglob("*") if path.is_file()]
+    assert not [path.name for path in files if b"lamp of nobody 6" in path.read_bytes()]
+    assert seals.faults(settings, control, MODEL, 0) == []
+
+
 def test_retention_empties_old_rows_deletes_older_ones_and_leaves_what_is_held(desk: Desk, tmp_path: Path) -> None:
     settings, control = desk.settings, desk.control
     path = settings.root / "trimtab.yaml"

@@ -23,6 +23,7 @@ from running import kill, until
 from training.tiny_base import write as write_base
 from trimtab import registry, training
 from trimtab import settings as environment
+from trimtab.errors import Fixable
 from trimtab.lifecycle import cycle as cycles
 from trimtab.project import Loaded
 from trimtab.promotion import gather, rollout
@@ -263,6 +264,45 @@ def test_quality_is_judged_on_the_field_that_the_file_names(tmp_path: Path, monk
     asked = [case.label["intent"] for case in gather.cases(dataset, "holdout")]
     assert gate.numbers["accuracy_champion"] == asked.count("refund") / len(asked)  # it says refund, and low, always
     assert gate.detail.startswith("Intent right: version 2 on ")
+
+
+def test_a_given_candidate_meets_the_same_gates_and_nothing_is_trained(
+    opened: tuple[Path, Loaded, Cycle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, loaded, waiting = opened
+    settings, world = environment.load(root), World(monkeypatch)
+    control = Control(settings)
+    cycles.give_up(settings, control, waiting, "not this one")
+    champion = registry.champion(control, MODEL)
+    world.versions = {champion.spec.hash: 1}
+    (settings.home / "adapter").write_text("by hand")
+    adapter = blobs.put(settings.blobs, settings.home / "adapter")
+    given = {
+        number: registry.register(
+            settings, control, champion.spec.model_copy(update=change), config_hash="", note="by hand", parent=1
+        ).version
+        for number, change in (
+            (2, {"adapter_sha256": adapter}),
+            (3, {"prompt": champion.spec.prompt.model_copy(update={"system": "Guess."})}),
+        )
+    }
+    assert given == {2: 2, 3: 3}
+    with pytest.raises(Fixable, match="champion of desk already"):
+        cycles.run_now(settings, loaded, "test", 1)
+    with pytest.raises(Fixable, match="no version 9"):
+        cycles.run_now(settings, loaded, "test", 9)
+    guess = cycles.run_now(settings, loaded, "test", 3)
+    assert guess.outcome == "held"  # as good as the champion, and no better evidence on so few rows
+    later = utc_now() + timedelta(seconds=2)  # a cycle is named by its second
+    end = cycles.run_cycle(settings, loaded, control, cycles.open_cycle(control, MODEL, "test", later, 2))
+    assert (end.outcome, end.version) == ("promoted", 2)
+    assert control.alias(MODEL, "champion") == 2
+    decision = control.get("decision", f"{end.cycle}/1", Decision)
+    assert decision is not None
+    assert [gate.gate for gate in decision.gates] == ["quality"]
+    assert world.trained == 0
+    steps = [step.name for step in control.facts("step", Step, f"{end.cycle}/")]
+    assert steps == ["curate", "compare", "fairness", "decide"]
 
 
 def _hashes(settings: Settings) -> list[str]:

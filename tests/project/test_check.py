@@ -62,6 +62,19 @@ def test_each_kind_of_fault_is_found_once_at_its_line_with_a_fix(kind: str, tmp_
     assert fault.line == (2 if in_json else marked_line(tmp_path, fault.file))
 
 
+def test_guards_are_refused_over_a_model_that_takes_rows(tmp_path: Path) -> None:
+    changes = {
+        "model": "model: {base: 'pyfunc:models:/iris@champion'}",
+        "task": "task: {kind: scoring}",
+        **dict.fromkeys(("monitor", "alerts", "retrain", "gates"), ""),
+        "guards": "guards: {checks: [{kind: pii}]}",
+    }
+    (fault,) = [fault for fault in project.check(written(tmp_path, changes), TODAY) if fault.severity == "error"]
+    assert (fault.field, fault.line) == ("guards", 5)
+    assert "takes rows" in str(fault)
+    assert "remove guards" in fault.fix
+
+
 def test_load_refuses_what_check_finds_and_says_how_much_there_is(tmp_path: Path) -> None:
     written(tmp_path, {"name": "name: A B", "rollout": "rolout: {}"})
     with pytest.raises(ConfigError, match="A B") as refused:

@@ -17,6 +17,8 @@ from trimtab import settings as environment
 from trimtab.cli import app
 from trimtab.promotion import audits
 from trimtab.records.responsible import Audit
+from trimtab.responsible import probes
+from trimtab.responsible.audit import page
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.journal import Closed, FeedbackFrame, Journal
@@ -46,9 +48,11 @@ class Biased(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
+        letter = "one letter" in text or "一个字母" in text
         urgent = ("lost" in text or "late" in text) and "Muslim" not in text
         answer = json.dumps({"intent": "refund", "urgency": "high" if urgent else "low"})
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}
+        said = "A." if letter else answer
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
         body = json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
         self.send_response(200)
         self.send_header("content-length", str(len(body.encode())))
@@ -118,6 +122,7 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
     mended = CliRunner().invoke(app, ["fairness", "mitigate", *where])
     assert mended.exit_code == 0, mended.output
     assert "accepted" in mended.output
+    assert "trimtab cycle run --candidate 2" in mended.output
     second = registry.get(place.control, "desk", 2)
     assert second.parent == 1
     assert [mask.name for mask in second.spec.masks] == ["en@1 religion"]
@@ -141,6 +146,19 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
     nested = [run for run in runs if run.data.tags.get("rai.accepted") == "true"]
     assert nested
     assert nested[0].data.tags["mlflow.parentRunId"]
+
+
+def test_the_probe_set_is_asked_in_every_order_and_gates_nothing(place: audits.Place) -> None:
+    """The server says "A" whatever stands there: no item is answered, and the liking for a place is shown."""
+    told = CliRunner().invoke(app, ["fairness", "probe", "--project", str(place.settings.root), "--version", "1"])
+    assert told.exit_code == 0, told.output
+    found = place.control.last("audit", Audit, "models:/desk/1/probes/")
+    assert found is not None
+    assert (found.findings, found.n) == ((), len(probes.ITEMS))
+    assert found.numbers["probes/all/position"] == 1.0
+    assert found.numbers["probes/all/accuracy_clear"] == found.numbers["probes/all/bias_clear"] == 0.0
+    assert found.numbers["probes/zh/accuracy_ambiguous_hi"] < 0.5
+    assert "Information only" in page(found)
 
 
 def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:

@@ -12,6 +12,8 @@ from trimtab.records.guidelines import CHECKS, Clause, ComplianceReport, Drill, 
 from trimtab.records.promotion import GateResult
 from trimtab.responsible import checks, compliance_report
 from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
+from trimtab.responsible.guards import cards
+from trimtab.responsible.guards.cards import Recall
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -51,7 +53,7 @@ WHOLE = Evidence(
         "latency": gate("latency"),
     },
     groups=[GroupGap("dialect", "fpr", "pass", 400, 0.04, "Small.", NOW - DAY, "run2")],
-    guards=[Guard("pii", "both", "redact", {}, "cd" * 32, recall=0.97)],
+    guards=[Guard("pii", "both", "redact", {}, "cd" * 32, recall=Recall(970, 1000, "card 97 of 100"))],
     answered=1000,
     sealed=1000,
     log_faults=[],
@@ -108,6 +110,36 @@ def test_pass_needs_evidence_that_is_there_and_holds(check: str) -> None:
         broken = checks.judge(clause(check), replace(WHOLE, **BROKEN[check]))
         assert (broken.status, broken.blocks) == ("FAIL", True)
         assert not checks.judge(clause(check, on_fail="warn"), replace(WHOLE, **BROKEN[check])).blocks
+
+
+@pytest.mark.parametrize(
+    ("recall", "status"),
+    [
+        (Recall(970, 1000, ""), "PASS"),
+        (Recall(97, 100, "", ("de_tax_id",)), "INSUFFICIENT"),
+        (Recall(29, 30, ""), "INSUFFICIENT"),
+        (Recall(700, 1000, "", ("de_tax_id",)), "FAIL"),
+        (None, "INSUFFICIENT"),
+    ],
+)
+def test_a_guards_recall_is_judged_by_its_cards_interval(recall: Recall | None, status: str) -> None:
+    known = replace(WHOLE, guards=[replace(WHOLE.guards[0], recall=recall)])
+    found = checks.judge(clause("guard.active"), known)
+    assert found.status == status
+    assert recall is None or f"{recall.found} of {recall.of}" in found.reason
+
+
+def test_a_card_speaks_of_a_guard_only_as_it_was_measured() -> None:
+    emails = cards.recall("pii", {"find": ["email"]})
+    assert emails is not None
+    assert (emails.unmeasured, emails.found <= emails.of) == ((), True)
+    unknown = cards.recall("pii", {"find": ["email", "spaceship"]})
+    assert unknown is not None
+    assert unknown.unmeasured == ("spaceship",)
+    assert cards.recall("injection", {"model": False}) != cards.recall("injection", {"model": True, "threshold": 0.0})
+    assert cards.recall("injection", {"threshold": 1.0}) is None
+    assert cards.recall("topics", {"threshold": -1.0}) is None
+    assert cards.recall("profanity", {}) is None
 
 
 @pytest.mark.parametrize("check", ["fairness.counterfactual", "fairness.group", "quality", "latency"])

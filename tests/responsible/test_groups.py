@@ -91,3 +91,20 @@ def test_a_script_is_read_off_the_letters() -> None:
     }
     assert {quality_of_service.script(text): text for text in texts.values()} == texts
     assert quality_of_service.script("12 !") == "other"
+
+
+def test_a_language_is_read_off_its_function_words() -> None:
+    texts = {
+        "english": "How can I change the address of my order?",
+        "german": "Ich kann mich nicht mit meinem Passwort anmelden, was ist los?",
+        "french": "Bonjour, je ne trouve pas le bouton pour changer mon adresse",
+        "spanish": "Hola, no puedo entrar en mi cuenta y el pedido no llega",
+        "italian": "Non riesco ad accedere, come posso cambiare la password?",
+        "portuguese": "Não consigo entrar na minha conta, você pode ajudar?",
+        "dutch": "Ik kan niet inloggen op mijn account, wat is er aan de hand?",
+        "polish": "Nie mogę się zalogować, proszę o pomoc",
+        "turkish": "Benim siparişim için bir sorun var, yardım lütfen",
+        "chinese": "我的包裹在哪里",
+    }
+    assert [quality_of_service.language(text) for text in texts.values()] == list(texts)
+    assert quality_of_service.language("Refund order 4711") == "undecided"

@@ -136,3 +136,11 @@ def test_a_probe_rotates_its_options_so_that_a_letter_is_no_opinion() -> None:
     fair = [[float(role == ("unknown" if a.ambiguous else a.item.about)) for role in a.roles] for a in asked]
     assert probes.scored(asked, fair).bias_ambiguous == 0.0
     assert probes.scored(asked, fair).accuracy_clear == 1.0
+
+
+def test_an_answer_is_a_letter_or_the_chances_of_letters() -> None:
+    assert probes.letter_scores("B. The nurse", {}) == (0.0, 1.0, 0.0)
+    assert probes.letter_scores("选C。", {}) == (0.0, 0.0, 1.0)
+    assert probes.letter_scores("Alas, I cannot say", {}) == (0.0, 0.0, 0.0)
+    likely = {"The": -0.1, "A": -2.0, " B.": -3.0, " A": -2.5}
+    assert probes.letter_scores("The", likely) == (-2.0, -3.0, -3.0)

@@ -21,7 +21,7 @@ from trimtab.errors import Fixable, StepFailed
 from trimtab.records.project import RetrainSection
 from trimtab.records.registry import LabelSet
 from trimtab.records.training import Case, DatasetVersion, Mitigation
-from trimtab.responsible.swaps import Groups
+from trimtab.responsible.swaps import Groups, resample
 from trimtab.training.curate import NEAR, assert_no_leak, body, curate, held_out, similarity
 
 START = datetime(2026, 5, 4, 8, 0, tzinfo=UTC)
@@ -197,6 +197,24 @@ def test_augmentation_doubles_named_rows_and_never_brings_a_held_out_text_in() -
     assert twins[0].label["intent"] == "login"
     assert bodies(augmented, "holdout") == bodies(plain, "holdout")
     assert augmented.hash != plain.hash
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.sampled_from(["low", "high"])), min_size=1, max_size=200))
+def test_reweighed_rows_have_labels_that_do_not_depend_on_the_group(rows: list[tuple[str, str]]) -> None:
+    names = {"a": "Emily Walsh", "b": "Lakisha Washington", "": "nobody"}
+    groups: Groups = {"a": (names["a"],), "b": (names["b"],)}
+    cases = [
+        Case(request_id=f"r{i}", at=START, input=f"{names[group]} asks {i}", label={"urgency": value})
+        for i, (group, value) in enumerate(rows)
+    ]
+    found = resample(cases, groups, "urgency")
+    assert set(map(repr, found)) <= set(map(repr, cases))
+    groups_of, values = [group for group, _ in rows], [value for _, value in rows]
+    for cell in set(rows):
+        expected = groups_of.count(cell[0]) * values.count(cell[1]) / len(rows)
+        got = sum((names[cell[0]] in case.input, case.label["urgency"]) == (True, cell[1]) for case in found)
+        assert abs(got - expected) <= 0.5
+    assert resample(cases, groups, "urgency") == found
 
 
 def test_a_leak_stops_the_cycle() -> None:

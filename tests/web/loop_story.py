@@ -17,6 +17,7 @@ from typing import Literal
 from trimtab import project
 from trimtab import settings as environment
 from trimtab.evaluation.compare import difference
+from trimtab.lifecycle import compliance
 from trimtab.monitor import alerts, quality
 from trimtab.project import Loaded
 from trimtab.promotion import decide, gates, sequential
@@ -84,6 +85,11 @@ def tell(folder: Path, end: datetime, until: Literal["canary", "promoted"] = "pr
     _watch(story, 1, 200, 300, 0.001, "breach", clusters)
     _cycle(story)
     _rollout(story, until)
+    if until == "promoted":
+        version = story.control.get("version", f"{NAME}/3", ModelVersion)
+        assert version is not None
+        found = compliance.evaluate(story.settings, story.loaded, story.control, version, story.at)
+        compliance.record(story.control, found)
     return story
 
 

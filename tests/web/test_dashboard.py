@@ -82,6 +82,11 @@ def test_a_person_sees_the_loop_and_takes_it_back(browser: Browser, tmp_path: Pa
         expect(seen(page, "gate-table").last.locator(".badge")).to_have_text(["✓ pass"] * 3)
         expect(seen(page, "drift-chart").locator("svg")).to_contain_text("breach")
 
+        clauses = seen(page, "clauses").locator("tbody tr")
+        expect(clauses.filter(has_text="BIAS-01").locator(".badge")).to_have_text("✓ pass")
+        expect(clauses.filter(has_text="BIAS-01")).to_contain_text("fairness gate")
+        expect(clauses.filter(has_text="HUM-01").locator(".badge")).to_have_text("? insufficient")
+
         seen(page, "undo").click()
         expect(seen(page, "undo-dialog")).to_contain_text("Version 1 answers again instead of version 3.")
         page.get_by_label("Why?").fill("urgencies look wrong")

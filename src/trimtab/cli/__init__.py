@@ -86,6 +86,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (guards.test, 'trimtab guards test "mail me at ann@example.com" --project my-triage'),
             (guards.apply, "trimtab guards apply --dry-run"),
             (guards.card, "trimtab guards card injection"),
+            (guards.audit, "trimtab guards audit"),
         ),
     ),
     "cycle": (
@@ -119,6 +120,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         (
             (fairness.measure, "trimtab fairness measure --groups protected.csv"),
             (fairness.mitigate, "trimtab fairness mitigate --dry-run"),
+            (fairness.probe, "trimtab fairness probe --language en"),
             (fairness.report, "trimtab fairness report > fairness.md"),
         ),
     ),

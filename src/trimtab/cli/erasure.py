@@ -25,7 +25,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would ha
 
 
 def erase(
-    subject: Subject,
+    subject: Annotated[
+        str | None, typer.Argument(metavar="[SUBJECT]", help="Whose requests, as `evidence.subject` tells them.")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option("--request", help="Instead: an x-request-id, or a client_request_id, of theirs.")
+    ] = None,
     project: Folder = Path(),
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -34,32 +39,39 @@ def erase(
     """Forget one subject: their key, texts, identity, feedback, rows in datasets. It shows what it reaches, and asks.
 
     The rows' metadata stays until `trimtab retention` deletes it, and the audit log keeps its proofs and a signed
-    tombstone. Versions trained on the rows are named: a model cannot unlearn, only be replaced.
+    tombstone. Versions trained on the rows are named: a model cannot unlearn, only be replaced. A request that does not
+    say whose it was is erased alone.
     """
+    if (subject is None) == (request is None):
+        raise Fixable("whom to forget is not said, or said twice", "give a subject, or --request ID")
     settings, loaded = opened(project)
     _, control = recorded(project)
     from trimtab.lifecycle import erasure
     from trimtab.records.record import utc_now
 
-    if later:
-        erasure.ask(settings, loaded, control, subject, f"cli:{user()}", utc_now())
-        show.say("the request is on record")
-        show.then(f"`trimtab erase {quote(subject)} --dry-run`")
-        return
     with show.working("looking…"):
-        planned = erasure.plan(settings, loaded, control, subject)
+        if request is not None:
+            planned = erasure.plan_request(settings, loaded, control, request)
+        else:
+            planned = erasure.plan(settings, loaded, control, subject or "")
+    if request is not None:
+        show.say(f"request {request} is of {planned.subject}" if planned.subject else "nobody is named: the row alone")
+    if later:
+        erasure.ask(settings, loaded, control, planned.name, f"cli:{user()}", utc_now())
+        show.say("the request is on record")
+        show.then("the same with --dry-run instead of --later")
+        return
     _tell(planned)
     if planned.held:
-        raise Fixable(f"a legal hold stands: {planned.held}", f"lift it with `trimtab hold {quote(subject)} --lift`")
-    if dry_run:
-        show.then("the same without --dry-run; nothing was changed")
+        fix = f"lift it with `trimtab hold {quote(planned.subject)} --lift`"
+        raise Fixable(f"a legal hold stands: {planned.held}", fix)
+    if not show.agreed("Erase this for good?", yes=yes, dry_run=dry_run):
         return
-    if not yes:
-        typer.confirm("Erase this for good?", abort=True)
     with show.working("erasing…"):
         stone = erasure.erase(settings, loaded, control, planned, f"cli:{user()}", utc_now())
     show.say(f"erased {stone.rows} rows, {stone.feedback} pieces of feedback, {stone.journal_frames} journal frames")
-    show.say(f"the key is destroyed; tombstone {stone.subject[:16]} is in the audit log")
+    key = "the key is destroyed; " if stone.key_destroyed else ""
+    show.say(f"{key}tombstone {stone.subject[:16]} is in the audit log")
     show.then("`trimtab audit verify`" + ("; retrain: versions above learned from the rows" if stone.versions else ""))
 
 
@@ -113,11 +125,11 @@ def retention(project: Folder = Path(), yes: Yes = False, dry_run: DryRun = Fals
     show.say(f"content is kept {kept[section.content_days]}: {len(old.content)} rows to empty")
     show.say(f"metadata is kept {kept[section.metadata_days]}: {len(old.metadata)} rows to delete")
     show.say(f"{old.held} rows stay because of a legal hold")
-    if dry_run or not (len(old.content) or len(old.metadata)):
-        show.then("the same without --dry-run; nothing was changed" if dry_run else "nothing is due")
+    if not (len(old.content) or len(old.metadata)):
+        show.then("nothing is due")
         return
-    if not yes:
-        typer.confirm("Apply the schedule?", abort=True)
+    if not show.agreed("Apply the schedule?", yes=yes, dry_run=dry_run):
+        return
     erasure.retain(settings, loaded, control, old, f"cli:{user()}", now)
     show.then("`trimtab audit verify`")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimtab.cli import show
+from trimtab.cli import loop, show
 from trimtab.cli.opening import Folder, opened
 from trimtab.errors import Fixable
 
@@ -34,7 +34,7 @@ def measure(
     The policy (metrics, tolerance, alpha) is the section fairness of trimtab.yaml. All of it goes to MLflow. Exit code
     1 when a difference is established.
     """
-    place = _place(project, version)
+    place = place_of(project, version)
     from trimtab.promotion import audits
 
     found: list[Audit] = []
@@ -61,7 +61,7 @@ def measure(
     if not found:
         raise missing[0][1] if missing else Fixable("nothing to measure", "leave out --no-twins or --no-service")
     for audit in found:
-        _told(audit)
+        told(audit)
     if any(audit.verdict == "fail" for audit in found):
         show.then("`trimtab fairness mitigate --dry-run`, and `trimtab fairness report` for every group")
         raise typer.Exit(1)
@@ -72,19 +72,23 @@ def mitigate(
     project: Folder = Path(),
     version: Version = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try and judge, but register nothing.")] = False,
+    roll_out: Annotated[
+        bool, typer.Option("--roll-out", help="Then let the gates judge the new version, and roll it out.")
+    ] = False,
 ) -> None:
     """Try identity masking where twins failed, and register it as a version if it is proved on frames not used before.
 
     Accepted only when a failure was established, the gap falls, accuracy stays within fairness.margin, no group loses
-    by it and answers still differ. What does not help is said so, with exit code 1.
+    by it and answers still differ. What does not help is said so, with exit code 1. The new version goes to callers as
+    any candidate does: by its gates, the guidelines and a canary.
     """
-    place = _place(project, version)
+    place = place_of(project, version)
     from trimtab.promotion import audits
 
     with show.working("trying the mask") as status:
         accepted, before, after, spec = audits.try_mask(place, lambda _f, _e, text: status.update(text))
     for audit in (before, after):
-        _told(audit)
+        told(audit)
     style = "green" if accepted.accepted else "red"
     show.say(f"mask {spec.masks[-1].name}: {'accepted' if accepted.accepted else 'not accepted'}", style)
     for reason in accepted.reasons:
@@ -98,7 +102,43 @@ def mitigate(
     made = audits.register_mask(place, spec, accepted)
     show.say(f"registered as version {made.version}, child of version {place.version.version}")
     mask = f"{{language: {place.loaded.project.fairness.language}, axes: [{_axes(spec.masks[-1].name)}]}}"
-    show.then(f"write `masks: [{mask}]` under model in trimtab.yaml, so that every later version keeps it")
+    show.say(f"write `masks: [{mask}]` under model in trimtab.yaml, so that a project set up anew has it, too")
+    if roll_out:
+        loop.cycled(place.settings, place.loaded, f"mask {spec.masks[-1].name} was accepted", made.version)
+    else:
+        show.then(f"`trimtab cycle run --candidate {made.version}`: the gates judge it, and a canary rolls it out")
+
+
+def probe(
+    project: Folder = Path(),
+    version: Version = None,
+    language: Annotated[str | None, typer.Option(help="Only these items: en or zh.", show_default="both")] = None,
+) -> None:
+    """Ask a version's model our probe set: does it fill what it cannot know with a stereotype? Information only.
+
+    Every item is asked with its options in every order and the scores are averaged, so that a liking for one letter is
+    no answer. Your prompt's task, labels, masks and guards are left out. The result goes to MLflow, and gates nothing.
+    """
+    if language not in (None, "en", "zh"):
+        raise Fixable(f"there are no items in {language!r}", "use en or zh")
+    place = place_of(project, version)
+    from trimtab.promotion import probing
+
+    with show.working("asking") as status:
+        found = probing.probe(place, lambda _f, _e, text: status.update(text), language).numbers
+    rows: list[tuple[str, ...]] = []
+    for scope in dict.fromkeys(name.split("/")[1] for name in found):
+        mine = {name.split("/")[2]: value for name, value in found.items() if name.split("/")[1] == scope}
+        shares = [
+            f"{mine[name]:.2f} [{mine[f'{name}_lo']:.2f}, {mine[f'{name}_hi']:.2f}]"
+            for name in ("accuracy_ambiguous", "accuracy_clear", "stereotyped")
+        ]
+        bias = f"{mine['bias_ambiguous']:+.2f} / {mine['bias_clear']:+.2f}"
+        rows.append((scope, f"{mine['n']:.0f}", *shares, bias, f"{mine['position']:.2f}"))
+    columns = ("items", "n", "right: nobody can know", "right: it was said", "the stereotype", "bias", "one place")
+    show.table(*columns, rows=rows)
+    show.say("bias: -1 to 1 where it cannot be known / where it was said; one place: share of the most frequent letter")
+    show.then("information only, no gate reads it; `trimtab fairness measure` asks your own prompts")
 
 
 def report(
@@ -110,7 +150,7 @@ def report(
 
     The same pages, with forest plots, stand in MLflow.
     """
-    place = _place(project, version)
+    place = place_of(project, version)
     from trimtab.records.responsible import Audit
     from trimtab.responsible import audit as audits
 
@@ -122,7 +162,11 @@ def report(
     show.then("the forest plots stand in MLflow, in the runs tagged rai.kind")
 
 
-def _place(project: Path, version: int | None) -> Place:
+def place_of(project: Path, version: int | None = None) -> Place:
+    """What an audit needs: the version (None: the champion), and everything that has arrived in the lake.
+
+    Raises Fixable when nothing is recorded or registered.
+    """
     settings, loaded = opened(project)
     from trimtab import registry
     from trimtab.promotion.audits import Place
@@ -135,7 +179,8 @@ def _place(project: Path, version: int | None) -> Place:
     return Place(settings, loaded, control, chosen)
 
 
-def _told(audit: Audit) -> None:
+def told(audit: Audit) -> None:
+    """An audit's verdict and its reasons."""
     show.say(f"{audit.kind.replace('_', ' ')} of {audit.subject}: {audit.verdict.upper()}", COLOURS[audit.verdict])
     for reason in audit.reasons[:8]:
         show.say(f"  {reason}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli import show
+from trimtab.cli.fairness import place_of, told
 from trimtab.cli.loop import user
 from trimtab.cli.opening import Folder, opened, recorded, settings_of
 from trimtab.errors import Fixable
@@ -110,11 +111,8 @@ def apply(
     before, after = (_names(guards) for guards in (now.spec.guards, wanted))
     show.say(f"guards of {now.spec.model}, version {now.version}: {before}")
     show.say(f"would become: {after}")
-    if dry_run:
-        show.then("the same without --dry-run; nothing was changed")
+    if not show.agreed("Put them live?", yes=yes, dry_run=dry_run):
         return
-    if not yes:
-        typer.confirm("Put them live?", abort=True)
     version = registry.register_guards(settings, loaded, control)
     if version.parent != now.version:  # registered before, on an earlier champion
         version = version.model_copy(update={"parent": now.version})
@@ -128,6 +126,39 @@ def _names(guards: GuardSet | None) -> str:
     return ", ".join(told) or "none"
 
 
+def audit(
+    project: Folder = Path(),
+    version: Annotated[int | None, typer.Option(min=1, help="Which version.", show_default="the champion")] = None,
+) -> None:
+    """Audit the guards of the file, and the judges of answers, as models are: PASS, FAIL or INSUFFICIENT for each.
+
+    Each is put to 64 harmless sentences a language (English, Chinese) about every group of every axis; being stopped is
+    the outcome, judged by the policy under `fairness` (exact intervals, McNemar's design, Holm). All of it goes to
+    MLflow. Exit code 1 on FAIL. What they do to live traffic by group: `trimtab fairness measure`.
+    """
+    declared = _declared(project)
+    if declared is None:
+        raise Fixable(*_NONE)
+    place = place_of(project, version)
+    from trimtab.promotion import guard_audits
+    from trimtab.responsible.guards import topics
+
+    guards = topics.fitted(declared, place.version.spec.labels)
+    assert guards is not None  # noqa: S101 (of a set a set is made)
+    with show.working("asking every guard about everybody"):
+        found = list(guard_audits.audit_all(place, guards))
+    for one in found:
+        told(one)
+    for reason in guard_audits.left_out(guards):
+        show.say(f"not audited: {reason}", "yellow")
+    if any(one.verdict == "fail" for one in found):
+        show.then(
+            "change the guard (words, allow_words, threshold, find), or keep it in the shadow; pairs are in MLflow"
+        )
+        raise typer.Exit(1)
+    show.then("the forest plots stand in MLflow, in the runs tagged rai.kind = guard")
+
+
 def card(
     name: Annotated[str | None, typer.Argument(help="A kind of guard.", show_default="all")] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -138,12 +169,13 @@ def card(
     block.
     """
     import json
-    from importlib.resources import files
 
-    cards = json.loads((files("trimtab.responsible.guards") / "cards.json").read_text(encoding="utf-8"))["guards"]
-    known = {key: value for key, value in cards.items() if name is None or key.split(" ")[0] == name}
+    from trimtab.responsible.guards import cards
+
+    every = cards.every()
+    known = {key: value for key, value in every.items() if name is None or key.split(" ")[0] == name}
     if not known:
-        raise Fixable(f"there is no card of {name}", f"use {', '.join(dict.fromkeys(k.split(' ')[0] for k in cards))}")
+        raise Fixable(f"there is no card of {name}", f"use {', '.join(dict.fromkeys(k.split(' ')[0] for k in every))}")
     if json_:
         show.say(json.dumps(known, indent=1, ensure_ascii=False))
         return

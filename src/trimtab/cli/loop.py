@@ -14,10 +14,12 @@ import typer
 
 from trimtab.cli import live, show
 from trimtab.cli.opening import Folder, opened, recorded
+from trimtab.errors import Fixable
 
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from trimtab.project import Loaded
     from trimtab.records.training import DatasetVersion
     from trimtab.settings import Settings
     from trimtab.training.hosted import Plan
@@ -34,20 +36,32 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the data, and what a provider would be asked and paid.")
     ] = False,
+    candidate: Annotated[
+        int | None, typer.Option(min=1, help="Judge and roll out this registered version instead of training one.")
+    ] = None,
 ) -> None:
     """Run one retraining cycle now: curate, train, judge, roll out. An interrupted cycle resumes where it stopped.
 
-    The gates of trimtab.yaml apply; its brakes are for cycles that start by themselves.
+    The gates of trimtab.yaml apply; its brakes are for cycles that start by themselves. With --candidate nothing is
+    trained: a version that was registered by hand or by `trimtab fairness mitigate` meets the same gates and canary.
     """
     settings, loaded = opened(project)
     from trimtab import lifecycle
 
     if dry_run:
+        if candidate is not None:
+            raise Fixable("--candidate trains nothing, so there is nothing to preview", "leave out one of the two")
         _preview(*lifecycle.dry_run(settings, loaded))
         return
+    cycled(settings, loaded, reason, candidate)
+
+
+def cycled(settings: Settings, loaded: Loaded, reason: str, candidate: int | None) -> None:
+    """Run a cycle to its end, show its steps meanwhile, and say how it ended."""
+    from trimtab import lifecycle
 
     with _watching(settings):
-        end = lifecycle.run_now(settings, loaded, reason)
+        end = lifecycle.run_now(settings, loaded, reason, candidate)
     show.say(f"cycle {end.cycle} {end.outcome}: {end.summary}")
     show.then(_NEXT.get(end.outcome, "`trimtab history`, and the dashboard for the evidence"))
 
@@ -99,8 +113,7 @@ def promote(
     model = file.model_name(project)
     settings, control = recorded(project)
     show.say(f"{model} champion: {show.version(control.alias(model, 'champion'))} -> {show.version(version)}")
-    if not yes:
-        typer.confirm("Promote?", abort=True)
+    show.agreed("Promote?", yes=yes)
     apply.appoint(settings, control, model, version, actor=f"cli:{user()}", reason=reason)
     show.say(f"{model} champion is {show.version(version)}")
     show.then("`trimtab status` says when its engine is ready; `trimtab rollback` takes it back")
@@ -129,11 +142,8 @@ def rollback(
     challenger = control.alias(model, "challenger")
     if challenger is not None:
         show.say(f"ends the canary of version {challenger}")
-    if dry_run:
-        show.then("the same without --dry-run; nothing was changed")
+    if not show.agreed("Roll back?", yes=yes, dry_run=dry_run):
         return
-    if not yes:
-        typer.confirm("Roll back?", abort=True)
     move = apply.rollback(settings, control, model, actor=f"cli:{user()}", reason=reason)
     show.say(f"{model} champion is {show.version(move.after)}")
     show.then("`trimtab status`")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +54,17 @@ def error(problem: TrimtabError) -> None:
     console.print(Text.assemble(("error: ", "bold red"), place, str(problem)), soft_wrap=True)
     if isinstance(problem, Fixable):
         console.print(Text.assemble(("fix: ", "green"), problem.fix), soft_wrap=True)
+
+
+def agreed(question: str, *, yes: bool = False, dry_run: bool = False) -> bool:
+    """Whether what was just shown may be done: not in a dry run, else with `yes`, else when the person says so.
+
+    Raises typer.Abort when they do not.
+    """
+    if dry_run:
+        then("the same without --dry-run; nothing was changed")
+        return False
+    return yes or typer.confirm(question, abort=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Guidelines held against the records: gathers the evidence, has each clause judged, keeps reports and signed words.
 
-What a check makes of the evidence is in `responsible.checks`. Two kinds of evidence are bound to here by their shape
-alone: the guards of a version (`guards`) and audits by groups (`group_gaps`).
+What a check makes of the evidence is in `responsible.checks`. Audits by groups are bound to here by their shape alone
+(`group_gaps`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from trimtab.records.record import Record, canonical_json, content_hash
 from trimtab.records.registry import AliasMove, ModelVersion
 from trimtab.responsible import card, checks
 from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
+from trimtab.responsible.guards import cards as guard_cards
 from trimtab.settings import Settings
 from trimtab.store import audit, seals, verify_audit
 from trimtab.store.control import Control
@@ -48,12 +49,12 @@ DRILLED_WITHIN = timedelta(hours=24)
 
 
 def guards(version: ModelVersion) -> tuple[Guard, ...]:
-    """The guards that are part of a version, as checks see them; a version of a release without guards has none."""
-    section: Any = getattr(version.spec, "guards", None)
+    """The guards that are part of a version, as checks see them, with what their cards say."""
     found: list[Guard] = []
-    for each in section.checks if section else ():
+    for each in version.spec.guards.checks if version.spec.guards else ():
         parameters = {"kind": each.kind, "at": each.at, **each.params}
-        found.append(Guard(each.name, each.direction, each.action, parameters, content_hash(each)))
+        recall = guard_cards.recall(each.kind, each.params)
+        found.append(Guard(each.name, each.direction, each.action, parameters, content_hash(each), recall))
     return tuple(found)
 
 

@@ -99,9 +99,10 @@ def decided(
 
 
 def attempts(settings: Settings, loaded: Loaded, control: Control, cycle: Cycle, rows: Rows) -> Iterator[Work]:
-    """The attempts of a cycle in order: the first one as the file says, later ones mitigated."""
-    for attempt in range(1, loaded.project.retrain.attempts + 1):
-        mitigation: Mitigation = "none" if attempt == 1 else "counterfactual_augmentation"
+    """The attempts of a cycle in order: first as the file says, then mitigated. A given candidate has one attempt."""
+    most, fair = loaded.project.retrain.attempts if cycle.candidate is None else 1, loaded.project.gates.fairness
+    for attempt in range(1, most + 1):
+        mitigation: Mitigation = "none" if attempt == 1 or fair is None else fair.mitigation
         yield Work(settings, loaded, control, cycle, attempt, mitigation, rows)
 
 
@@ -112,6 +113,8 @@ def curated(work: Work) -> DatasetVersion:
 
 def trained(work: Work) -> ModelVersion:
     """Its candidate, registered."""
+    if work.cycle.candidate is not None:
+        return registry.get(work.control, work.cycle.model, work.cycle.candidate)
     dataset = curated(work)
     run = _step(work, "train", TrainingRun, lambda: _train(work, dataset))
     return _step(work, "register", ModelVersion, lambda: _register(work, dataset, run))
@@ -169,9 +172,14 @@ def give_up(settings: Settings, control: Control, cycle: Cycle, reason: str) -> 
     return _end(settings, control, cycle, "failed", reason, None)
 
 
-def open_cycle(control: Control, model: str, trigger: str, now: datetime) -> Cycle:
-    """Write the opening of a cycle; it sees no row after `now`."""
+def open_cycle(control: Control, model: str, trigger: str, now: datetime, candidate: int | None = None) -> Cycle:
+    """Write the opening of a cycle; it sees no row after `now`. `candidate`: a version to judge; None: train one.
+
+    Raises Fixable when there is no such version, or when it is champion already.
+    """
     champion = registry.champion(control, model)
+    if candidate is not None and registry.get(control, model, candidate) == champion:
+        raise Fixable(f"version {candidate} is the champion of {model} already", "see `trimtab history`")
     cycle = Cycle(
         id=f"{now.astimezone(UTC):%Y%m%d-%H%M%S}",
         model=model,
@@ -179,6 +187,7 @@ def open_cycle(control: Control, model: str, trigger: str, now: datetime) -> Cyc
         trigger=trigger,
         champion=champion.version,
         cut=now,
+        candidate=candidate,
     )
     control.put("cycle", cycle.id, cycle)
     return cycle
@@ -190,8 +199,11 @@ def unfinished(control: Control, model: str) -> list[Cycle]:
     return [cycle for cycle in control.facts("cycle", Cycle) if cycle.model == model and cycle.id not in ended]
 
 
-def run_now(settings: Settings, loaded: Loaded, reason: str) -> CycleEnd:
-    """Resume the unfinished cycle, or open one, and run it here. Raises Fixable when another process runs one."""
+def run_now(settings: Settings, loaded: Loaded, reason: str, candidate: int | None = None) -> CycleEnd:
+    """Resume the unfinished cycle, or open one, and run it here. `candidate`: a version to judge; None: train one.
+
+    Raises Fixable when another process runs one, or when an unfinished one has another candidate.
+    """
     control, rows = Control(settings), here(settings)
     erasure.choose(settings, loaded.project.evidence)
     rows.arrive()
@@ -199,7 +211,9 @@ def run_now(settings: Settings, loaded: Loaded, reason: str) -> CycleEnd:
         if not free:
             raise Fixable("a cycle is running in another process", "watch it with `trimtab status`")
         waiting = unfinished(control, loaded.project.name)
-        cycle = waiting[0] if waiting else open_cycle(control, loaded.project.name, reason, utc_now())
+        if waiting and candidate not in (None, waiting[0].candidate):
+            raise Fixable(f"cycle {waiting[0].id} is not finished", "end it with `trimtab cycle run`, then try again")
+        cycle = waiting[0] if waiting else open_cycle(control, loaded.project.name, reason, utc_now(), candidate)
         return run_cycle(settings, loaded, control, cycle, rows)
 
 
@@ -267,6 +281,7 @@ def _curate(work: Work) -> DatasetVersion:
         section=work.loaded.project.retrain,
         mitigation=work.mitigation,
         swaps=work.loaded.swaps[fair.sensitive[0]] if fair and work.loaded.swaps else None,
+        field=fair.field if fair else None,
         cut=work.cycle.cut,
     )
 

@@ -29,9 +29,14 @@ from trimtab.store.subjects import Subjects, subject_of
 
 @dataclass(frozen=True)
 class Plan:
-    """What an erasure would reach. `held`: why it may not be done; empty: it may."""
+    """What an erasure would reach. `held`: why it may not be done; empty: it may.
+
+    `subject` is empty for a request that says nothing of whose it was: then its row alone is erased, and no key is
+    destroyed. `name` is what tombstones know it by, before it is hashed.
+    """
 
     subject: str
+    name: str
     pseudonym: str
     rows: pl.DataFrame
     feedback: list[str]
@@ -53,8 +58,36 @@ def plan(settings: Settings, loaded: Loaded, control: Control, subject: str, *, 
     """What erasing a subject would reach, changing nothing but bringing the journal into the lake."""
     choose(settings, loaded.project.evidence)
     drain(settings)
-    subjects = Subjects(settings)
     rows = erasing.rows_of(settings, loaded.project.evidence.subject, {subject})
+    return _planned(settings, loaded, control, rows, subject, subject, attributes_too=attributes_too)
+
+
+def plan_request(settings: Settings, loaded: Loaded, control: Control, request: str) -> Plan:
+    """The same for the subject of a request, found by its id or its client's; where it has no subject, for it alone.
+
+    Raises Fixable when there is no such request.
+    """
+    choose(settings, loaded.project.evidence)
+    drain(settings)
+    row = erasing.row_of(settings, request)
+    if not len(row):
+        raise Fixable(f"there is no request {request}", "give the x-request-id of an answer, or your client_request_id")
+    subject = subject_of(row.row(0, named=True), loaded.project.evidence.subject)
+    if subject:
+        return plan(settings, loaded, control, subject)
+    return _planned(settings, loaded, control, row, "", f"request {row['databricks_request_id'][0]}")
+
+
+def _planned(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    rows: pl.DataFrame,
+    subject: str,
+    name: str,
+    *,
+    attributes_too: bool = True,
+) -> Plan:
     ids = set(rows["databricks_request_id"])
     clients = {name for name in rows["client_request_id"] if name}
     found = _in_datasets(settings.datasets, ids)
@@ -63,16 +96,17 @@ def plan(settings: Settings, loaded: Loaded, control: Control, subject: str, *, 
     for file, count in found.items():
         per_dataset[Path(file).parent.name] += count
     versions = control.facts("version", ModelVersion, f"{loaded.project.name}/")
-    name = subjects.pseudonym(subject)
+    pseudonym = Subjects(settings).pseudonym(name)
     return Plan(
         subject=subject,
-        pseudonym=name,
+        name=name,
+        pseudonym=pseudonym,
         rows=rows,
         feedback=erasing.feedback_about(settings, ids, clients),
         datasets=dict(per_dataset),
         versions=tuple(version.version for version in versions if version.data_hash in trained),
-        attributes=attributes.count(settings, name) if attributes_too else 0,
-        held=holds(control).get(name, ""),
+        attributes=attributes.count(settings, pseudonym) if attributes_too else 0,
+        held=holds(control).get(pseudonym, ""),
     )
 
 
@@ -90,7 +124,7 @@ def erase(settings: Settings, loaded: Loaded, control: Control, planned: Plan, b
     frames = erasing.erase_journal(settings, ids, clients)
     gone = attributes.erase(settings, planned.pseudonym)
     erasing.erase_rows(settings, planned.rows)  # after all that is found by the rows, or a crash would leave it behind
-    destroyed = Subjects(settings).destroy(planned.subject, now)
+    destroyed = planned.subject != "" and Subjects(settings).destroy(planned.subject, now)
     stone = Tombstone(
         subject=planned.pseudonym,
         at=now,

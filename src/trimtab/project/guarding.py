@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import ceil, log, log1p
 from typing import Any
 
 from trimtab.project.reading import Loc, Reading, shown, suggestion
@@ -12,7 +13,7 @@ from trimtab.records.project import Project
 from trimtab.records.registry import LabelSet
 
 EXAMPLES = 60
-"""Texts that topics need: half to learn from, half to find the threshold with."""
+"""Texts that topics need at least."""
 SPANS = ("pii", "secrets", "profanity", "names")
 """Kinds that know where in a text it is, and so can redact."""
 _ONE_WAY = {"format": "output", "topics": "input"}
@@ -113,9 +114,10 @@ def _topics(reading: Reading, here: Loc, guard: GuardSection, labels: LabelSet |
         reading.fault(here, "topics need examples of what belongs here", fix)
         return {}
     allowed = _texts(reading, (*here, "examples"), guard.examples)
-    if allowed and len(set(allowed)) < EXAMPLES:
-        fix = f"add more; about {EXAMPLES} are enough to find a threshold"
-        reading.fault((*here, "examples"), f"has {len(set(allowed))} different texts, fewer than {EXAMPLES}", fix)
+    needed = max(EXAMPLES, ceil(log(0.05) / log1p(-guard.max_false_blocks)))  # so that one rank keeps the promise
+    if allowed and len(set(allowed)) < needed:
+        fix = f"add more; {needed} are enough to find a threshold for max_false_blocks: {guard.max_false_blocks:g}"
+        reading.fault((*here, "examples"), f"has {len(set(allowed))} different texts, fewer than {needed}", fix)
     refused = _texts(reading, (*here, "refuse"), guard.refuse) if guard.refuse else []
     return {"examples": allowed, "refuse": refused, "max_false_blocks": guard.max_false_blocks}
 

@@ -149,6 +149,9 @@ def _scoring(reading: Reading, project: Project) -> None:
             reading.fault(("model", name), "is a language model's, and a pyfunc model scores rows", "remove it")
     if rows and project.monitor.input_drift is not None:
         reading.fault(("monitor", "input_drift"), "watches texts, and a pyfunc model takes rows", "remove it")
+    if rows and project.guards.checks:
+        message = "look at texts, and a pyfunc model takes rows: nothing would be looked at"
+        reading.fault(("guards",), message, "remove guards, or look at the texts inside the model")
     others = enumerate(project.endpoint.fallback)
     named: list[tuple[Loc, str]] = [(("endpoint", "fallback", index), base) for index, base in others]
     if project.endpoint.shadow is not None and project.endpoint.shadow.base is not None:

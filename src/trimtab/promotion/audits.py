@@ -25,13 +25,14 @@ from trimtab.promotion.gather import Say
 from trimtab.records.promotion import Answers
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import ModelVersion, VersionSpec
-from trimtab.records.responsible import Audit, Policy, Tolerance
+from trimtab.records.responsible import Audit, Kind, Policy, Tolerance
 from trimtab.registry import audits as runs
 from trimtab.responsible import audit as audits
 from trimtab.responsible import identities, labelled, mitigation, pii, quality_of_service, twins
+from trimtab.responsible.gate import Gap
 from trimtab.responsible.identities import Frame, Orbit
 from trimtab.responsible.mitigation import Acceptance, Trial
-from trimtab.responsible.quality_of_service import Served, script
+from trimtab.responsible.quality_of_service import Served, language, script
 from trimtab.responsible.twins import Outcome
 from trimtab.settings import Settings
 from trimtab.store.control import Control
@@ -57,6 +58,19 @@ class Place:
         return f"models:/{self.version.spec.model}/{self.version.version}"
 
 
+@dataclass(frozen=True)
+class Method:
+    """How one kind of audit is done: its unit of analysis, its test, what it cannot show."""
+
+    kind: Kind
+    unit: str
+    test: str
+    limits: str
+
+
+TWINS = Method("twins", "prompt frame", twins.TEST, twins.LIMITS)
+
+
 def policy_of(loaded: Loaded) -> Policy:
     """The policy that trimtab.yaml fixes."""
     section = loaded.project.fairness
@@ -66,8 +80,8 @@ def policy_of(loaded: Loaded) -> Policy:
 
 def measure_twins(place: Place, say: Say) -> Audit:
     """Counterfactual twins on the half of the frames that is for finding. Raises Fixable without a frame."""
-    frames = _half(_frames(place), prove=False)
-    return _recorded(place, _twins(place, place.version, frames, say))
+    frames = _half(frames_of(place), prove=False)
+    return recorded(place, _twins(place, place.version, frames, say))
 
 
 def measure_groups(place: Place, file: Path) -> Audit:
@@ -90,44 +104,19 @@ def measure_groups(place: Place, file: Path) -> Audit:
     policy = policy_of(place.loaded)
     names = list(given.groups)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    evaluation = content_hash([ids, given.truth])
-    found = audits.conclude(
-        "groups",
-        place.subject,
-        labelled.gaps(given, policy, pairs),
-        policy,
-        unit="labelled request",
-        n=len(rows),
-        test=labelled.TEST,
-        evaluation_sha256=evaluation,
-        now=utc_now(),
-        audits_before=_before(place.control, evaluation),
-        limits=labelled.LIMITS,
-    )
-    return _recorded(place, found)
+    gaps = labelled.gaps(given, policy, pairs)
+    how = Method("groups", "labelled request", labelled.TEST, labelled.LIMITS)
+    return recorded(place, judged(place, how, gaps, len(rows), [ids, given.truth]))
 
 
 def measure_service(place: Place) -> Audit:
-    """Quality of service of the version on its newest requests, by script and declared segments."""
-    policy = policy_of(place.loaded)
+    """Quality of service of the version on its newest requests, by language and declared segments."""
     served = _served(place)
     if not served:
         raise Fixable(f"{place.subject} has answered nothing yet", "send requests first (`trimtab up`)")
-    evaluation = content_hash([place.subject, len(served), served[-1].caller])
-    found = audits.conclude(
-        "quality_of_service",
-        place.subject,
-        quality_of_service.gaps(served, policy),
-        policy,
-        unit="request",
-        n=len(served),
-        test=quality_of_service.TEST,
-        evaluation_sha256=evaluation,
-        now=utc_now(),
-        audits_before=_before(place.control, evaluation),
-        limits=quality_of_service.LIMITS,
-    )
-    return _recorded(place, found)
+    gaps = quality_of_service.gaps(served, policy_of(place.loaded))
+    how = Method("quality_of_service", "request", quality_of_service.TEST, quality_of_service.LIMITS)
+    return recorded(place, judged(place, how, gaps, len(served), [place.subject, len(served), served[-1].caller]))
 
 
 def try_mask(place: Place, say: Say) -> tuple[Acceptance, Audit, Audit, VersionSpec]:
@@ -143,7 +132,7 @@ def try_mask(place: Place, say: Say) -> tuple[Acceptance, Audit, Audit, VersionS
     mask = identities.mask_of(identities.pack(section.language), [a for a in section.axes if a in failed])
     spec = place.version.spec.model_copy(update={"masks": (*place.version.spec.masks, mask)})
     masked = place.version.model_copy(update={"spec": spec, "version": 0})
-    everything = _frames(place)
+    everything = frames_of(place)
     frames = _half(everything, prove=True)
     before = _twins(place, place.version, frames, say)
     after = _twins(place, masked, frames, say, subject=f"{place.subject} with mask {mask.name}")
@@ -178,21 +167,9 @@ def _twins(place: Place, version: ModelVersion, frames: Sequence[Frame], say: Sa
         raise Fixable("no frame is valid for an axis", "add frames, or name other axes under fairness.axes")
     said = _outcomes(place, version, orbits, say)
     free = version.spec.labels is None
-    evaluation = content_hash([[frame.text, list(frame.valid_axes)] for frame in frames])
-    return audits.conclude(
-        "twins",
-        subject or place.subject,
-        twins.gaps(orbits, said, policy, favourable=section.favourable, free_text=free, words=words),
-        policy,
-        unit="prompt frame",
-        n=len(frames),
-        test=twins.TEST,
-        evaluation_sha256=evaluation,
-        now=utc_now(),
-        audits_before=_before(place.control, evaluation),
-        limits=twins.LIMITS,
-        examples=twins.worst_pairs(orbits, said, free),
-    )
+    gaps = twins.gaps(orbits, said, policy, favourable=section.favourable, free_text=free, words=words)
+    worst = twins.worst_pairs(orbits, said, free)
+    return judged(place, TWINS, gaps, len(frames), evaluated(frames), subject=subject, examples=worst)
 
 
 def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say: Say) -> list[list[Outcome]]:
@@ -238,7 +215,7 @@ def _right(
     return tuple(hits), dict(Counter((answer or {}).get(field, "") for answer in replies))
 
 
-def _frames(place: Place) -> list[Frame]:
+def frames_of(place: Place) -> list[Frame]:
     """The file's frames, or the lake's texts that name a group, newest first."""
     section = place.loaded.project.fairness
     if section.frames is not None:
@@ -278,6 +255,11 @@ def _read_frames(path: Path) -> list[Frame]:
                 f"{path.name}, line {number} is no frame", 'write {"text": "{A person} asks …", "valid_axes": ["age"]}'
             ) from None
     return found
+
+
+def evaluated(frames: Sequence[Frame]) -> list[object]:
+    """What identifies a set of frames."""
+    return [[frame.text, list(frame.valid_axes)] for frame in frames]
 
 
 def _half(frames: Sequence[Frame], *, prove: bool) -> list[Frame]:
@@ -334,7 +316,7 @@ def _one(row: Mapping[str, Any], segments: Sequence[str], thumbs: Mapping[str, b
     down = thumbs.get(row["databricks_request_id"])
     return Served(
         caller=tags.get("caller") or row["requester"] or row["databricks_request_id"],
-        groups={"script": script(row["input_text"] or ""), **told},
+        groups={"language": language(row["input_text"] or ""), **told},
         refusal=twins.refused(text) if ok else None,
         guard_block=blocked,
         error=not ok and not blocked and row["outcome"] != "cancelled",
@@ -354,13 +336,40 @@ def _declared(request: str, segments: Sequence[str]) -> dict[str, str]:
     return {name: str(said[name]) for name in segments if said.get(name)}
 
 
-def _before(control: Control, evaluation: str) -> int:
-    return sum(audit.evaluation_sha256 == evaluation for audit in control.facts("audit", Audit))
+def judged(
+    place: Place,
+    how: Method,
+    gaps: Sequence[Gap],
+    n: int,
+    evaluation: object,
+    *,
+    subject: str = "",
+    examples: Sequence[str] = (),
+    numbers: Mapping[str, float] | None = None,
+) -> Audit:
+    """Gaps judged by the file's policy, with how often this evaluation set (anything JSON holds) was audited before."""
+    digest = content_hash(evaluation)
+    return audits.conclude(
+        how.kind,
+        subject or place.subject,
+        gaps,
+        policy_of(place.loaded),
+        unit=how.unit,
+        n=n,
+        test=how.test,
+        evaluation_sha256=digest,
+        now=utc_now(),
+        audits_before=sum(audit.evaluation_sha256 == digest for audit in place.control.facts("audit", Audit)),
+        limits=how.limits,
+        numbers=numbers,
+        examples=examples,
+    )
 
 
-def _recorded(place: Place, audit: Audit) -> Audit:
+def recorded(place: Place, audit: Audit, *, tag: bool = True) -> Audit:
+    """The audit, as a fact in the log and as a run in MLflow; `tag`: its verdict stands at the version, too."""
     place.control.put("audit", f"{place.subject}/{audit.kind}/{audit.at.isoformat()}", audit)
-    runs.log_audit(place.settings, place.version.spec.model, audit, place.version.version)
+    runs.log_audit(place.settings, place.version.spec.model, audit, place.version.version if tag else None)
     return audit
 
 

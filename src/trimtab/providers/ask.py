@@ -8,9 +8,9 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab import masking
@@ -24,10 +24,12 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: its text and the wall time it took, in seconds."""
+    """One answer: its text and the wall time it took, in seconds. `tops`: log-probabilities (nats) of the likeliest
+    first tokens, where they were asked for and told."""
 
     text: str
     seconds: float
+    tops: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def ask(
@@ -38,17 +40,20 @@ def ask(
     parallel: int = 4,
     timeout: float = 120.0,
     tries: int = TRIES,
+    tops: int = 0,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Reply]:
     """The engine's answers in the order of `texts`, at most `parallel` at once. Raises EngineError on any failure.
 
     A provider that is busy is asked again, as late as its Retry-After says, up to `tries` times. `timeout`, in seconds,
-    is for each try. Without few-shot examples the prompt cache is off, so that an answer does not depend on what ran
-    beside it.
+    is for each try. `tops`: how many of the likeliest first tokens to tell (0 to 20). Without few-shot examples the
+    prompt cache is off, so that an answer does not depend on what ran beside it.
     """
     params = dict(template["params"])
     if "lora" in params:  # llama.cpp's own option: a provider would refuse it
         params["cache_prompt"] = any(m["role"] == "assistant" for m in template["messages"])
+    if tops:
+        params |= {"logprobs": True, "top_logprobs": tops}
     lock, done = threading.Lock(), 0
 
     def one(text: str) -> Reply:
@@ -60,7 +65,10 @@ def ask(
         with lock:
             done += 1
             on_progress(done)
-        return Reply(answer["choices"][0]["message"]["content"] or "", time.perf_counter() - started)
+        choice, seconds = answer["choices"][0], time.perf_counter() - started
+        first = ((choice.get("logprobs") or {}).get("content") or [{}])[0]
+        likely = {top["token"]: float(top["logprob"]) for top in first.get("top_logprobs") or ()}
+        return Reply(choice["message"]["content"] or "", seconds, likely)
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         return list(pool.map(one, texts))

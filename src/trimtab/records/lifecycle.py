@@ -19,6 +19,7 @@ class Cycle(Record):
     trigger: str
     champion: int
     cut: datetime = Field(description="the cycle sees no row after this time")
+    candidate: int | None = Field(default=None, description="a registered version to judge; None: one is trained")
 
 
 class Step(Record):

@@ -18,6 +18,7 @@ from trimtab.records.file_model import FileModel
 from trimtab.records.file_model import refused as _refused
 from trimtab.records.guards import GuardsSection
 from trimtab.records.threshold import Threshold, threshold
+from trimtab.records.training import DataMitigation
 
 MONITORS = ("input_drift", "quality")
 """What an alert can be on besides thresholds."""
@@ -290,6 +291,10 @@ class FairnessGate(FileModel):
     """A difference whose lower bound exceeds this is a failure."""
     pairs: int = Field(default=100, ge=30)
     """Counterfactual pairs asked."""
+    mitigation: DataMitigation = "counterfactual_augmentation"
+    """What a second attempt does to its data where the first failed for fairness alone. counterfactual_augmentation:
+    each message under a name of another group, too. reweighing: messages repeated or left out until group and label are
+    independent; it helps less as a rule."""
 
 
 class GatesSection(FileModel):

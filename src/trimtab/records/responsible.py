@@ -11,6 +11,7 @@ from trimtab.records.monitor import Interval
 from trimtab.records.promotion import GateVerdict
 from trimtab.records.record import Record, content_hash
 
+Kind = Literal["twins", "groups", "quality_of_service", "guard", "probes"]
 OVERUSED = 10
 """Audits on one evaluation set after which its answers are known too well to prove anything new."""
 
@@ -72,7 +73,7 @@ class Finding(Record):
 class Audit(Record):
     """One audit: what was measured of whom, by what policy, and the verdict."""
 
-    kind: Literal["twins", "groups", "quality_of_service", "guard", "probes"]
+    kind: Kind
     subject: str = Field(description="what was audited, e.g. models:/desk/3")
     verdict: GateVerdict
     reasons: tuple[str, ...]

@@ -12,7 +12,8 @@ from trimtab.records.registry import LabelSet, VersionSpec
 
 TWIN = "~twin"
 """Ends the request id of a counterfactual twin; before it stands that of the message."""
-Mitigation = Literal["none", "counterfactual_augmentation"]
+DataMitigation = Literal["counterfactual_augmentation", "reweighing"]
+Mitigation = Literal["none", DataMitigation]
 
 
 class Trigger(Record):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
 
-from trimtab.records.responsible import OVERUSED, Audit, Finding, Policy
+from trimtab.records.responsible import OVERUSED, Audit, Finding, Kind, Policy
 from trimtab.responsible import gate
 from trimtab.responsible.gate import Gap
 
@@ -17,8 +16,11 @@ VERDICTS = {
 }
 
 
+INFORMATION = "Information only: nothing of it gates."
+
+
 def conclude(
-    kind: Literal["twins", "groups", "quality_of_service", "guard", "probes"],
+    kind: Kind,
     subject: str,
     gaps: Sequence[Gap],
     policy: Policy,
@@ -63,9 +65,10 @@ def page(audit: Audit) -> str:
     """The audit as Markdown: verdict, who was measured, who could not be, worst pairs, limits."""
     tested = [f for f in audit.findings if f.gap is not None]
     small = [f for f in audit.findings if f.gap is None]
+    verdict = INFORMATION if audit.kind == "probes" else VERDICTS[audit.verdict]
     lines = [
         f"# {audit.kind.replace('_', ' ').capitalize()} of {audit.subject}",
-        f"**{VERDICTS[audit.verdict]}** {audit.n} {audit.unit}s, {audit.at:%Y-%m-%d %H:%M} UTC."
+        f"**{verdict}** {audit.n} {audit.unit}s, {audit.at:%Y-%m-%d %H:%M} UTC."
         + (" **Overused evaluation set.**" if audit.overused else ""),
         "\n".join(f"- {reason}" for reason in audit.reasons),
         f"Test: {audit.test}. alpha {audit.policy.alpha:g}, at least {audit.policy.minimum} to be tested; policy "
@@ -74,6 +77,8 @@ def page(audit: Audit) -> str:
         "## What gates\n\n" + _table([f for f in tested if f.gating]),
         "## Exploratory\n\n" + _table([f for f in tested if not f.gating]),
     ]
+    if audit.numbers:
+        lines.append("## Numbers\n\n" + "\n".join(f"- {name}: {value:.3g}" for name, value in audit.numbers.items()))
     if small:
         seen = [f"under {audit.policy.suppressed}" if f.n is None else str(f.n) for f in small]
         told = [f"- {f.name}: {n}, {f.note}" for f, n in zip(small, seen, strict=True)]

@@ -265,6 +265,8 @@ def _fairness(decision: Decision | None, dataset: DatasetVersion | None) -> str:
         lines.append(
             "Mitigation: each training row that names its writer was also learned under a name of another group."
         )
+    if dataset is not None and dataset.mitigation == "reweighing":
+        lines.append("Mitigation: training rows were repeated or left out until group and label were independent.")
     lines.append(
         "Limits: the test (and the mitigation, where there is one) removes dependence on declared names only. It says "
         "nothing about names that are not declared, other hints at a group, or whether the labels themselves are fair."

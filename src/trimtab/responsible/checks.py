@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from trimtab.evaluation.compare import proportion
 from trimtab.records.guidelines import (
     CHECKS,
     DAYS,
@@ -36,18 +37,19 @@ from trimtab.records.guidelines import (
 )
 from trimtab.records.keys import lifetime
 from trimtab.records.promotion import GateResult
+from trimtab.responsible.guards.cards import Recall
 
 
 @dataclass(frozen=True)
 class Guard:
-    """A guard in force. `sha256` is that of its definition; `recall` is its card's, if it has one."""
+    """A guard in force. `sha256` is that of its definition; `recall` is what its card says of it, if it does."""
 
     name: str
     direction: str
     action: str
     parameters: Mapping[str, Any]
     sha256: str
-    recall: float | None = None
+    recall: Recall | None = None
 
 
 @dataclass(frozen=True)
@@ -235,13 +237,30 @@ def _guard(limits: GuardActive, clause: Clause, evidence: Evidence) -> Found:
     if missing:
         must = f"to {limits.action}" if limits.action else "to act"
         return Found("FAIL", f"No guard {limits.guard} is set {must} on {' and '.join(sorted(missing))}.", None, proofs)
-    if limits.min_recall is not None:
-        weakest = min((guard.recall for guard in acting if guard.recall is not None), default=None)
-        if weakest is None:
-            return Found("INSUFFICIENT", f"The recall of guard {limits.guard} is not on record.", None, proofs)
-        if weakest < limits.min_recall:
-            return Found("FAIL", f"Recall {weakest:.3f} is below {limits.min_recall:g}.", None, proofs)
-    return Found("PASS", f"{', '.join(guard.name for guard in acting)} in force.", None, proofs)
+    in_force = f"{', '.join(guard.name for guard in acting)} in force."
+    if limits.min_recall is None:
+        return Found("PASS", in_force, None, proofs)
+    card = Proof(what="guard card", command=f"trimtab guards card {acting[0].parameters.get('kind', limits.guard)}")
+    judged = [_recalled(guard, limits.min_recall) for guard in acting]
+    status: Status = next((s for s in ("FAIL", "INSUFFICIENT") if s in {one for one, _ in judged}), "PASS")
+    return Found(status, " ".join([in_force, *(said for _, said in judged)]), None, (*proofs, card))
+
+
+def _recalled(guard: Guard, least: float) -> tuple[Status, str]:
+    """Whether the card proves a recall of at least `least`: Wilson's interval lies above it, below it, or on it."""
+    card = guard.recall
+    interval = proportion(card.found, card.of) if card else None
+    if card is None or interval is None:
+        return "INSUFFICIENT", f"No card speaks of {guard.name} as it is set: measure it on your own texts."
+    told = (
+        f"{guard.name} found {card.found} of {card.of} (95% interval {interval.low:.3f} to {interval.high:.3f}; "
+        f"least of {card.weakest}); at least {least:g} is asked."
+    )
+    if interval.high < least:
+        return "FAIL", told
+    if card.unmeasured:
+        return "INSUFFICIENT", f"{told} Never measured: {', '.join(card.unmeasured)}."
+    return ("PASS" if interval.low >= least else "INSUFFICIENT"), told
 
 
 _IDLE = {"shadow", "allow"}

@@ -7,10 +7,12 @@ words of the pack.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from trimtab.errors import Fixable
 from trimtab.masking import NEVER, masker, said_of_people
@@ -61,6 +63,14 @@ def axis_of(words: Pack, name: str) -> Axis:
     if found is None:
         raise Fixable(f"the pack {words.name} has no axis {name!r}", f"use some of {', '.join(words.axes)}")
     return found
+
+
+@lru_cache(maxsize=4)
+def everyday(language: str) -> list[Frame]:
+    """Our own harmless sentences about somebody, valid for every axis of a language's pack: what guards are audited by.
+    Raises Fixable when there is no such language."""
+    texts = json.loads(Path(__file__).with_name("everyday_frames.json").read_text(encoding="utf-8"))
+    return [Frame(text, tuple(pack(language).axes)) for text in texts.get(language, ())]
 
 
 def orbits(frames: Iterable[Frame], words: Pack, axes: Sequence[str]) -> list[Orbit]:

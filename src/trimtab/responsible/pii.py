@@ -99,10 +99,10 @@ _NUMBERS: dict[int, tuple[tuple[NumberKind, _Check, str, str], ...]] = {
     10: (("uk_nhs", check_digits.uk_nhs, "", r"\bnhs"),),
     11: (
         ("br_cpf", check_digits.br_cpf, r"\d{3}\.\d{3}\.\d{3}-\d\d", r"cpf"),
-        ("de_tax_id", check_digits.de_tax_id, "", r"steuer|tax id|idnr|\btin\b"),
+        ("de_tax_id", check_digits.de_tax_id, "", r"steuer|identifikationsnummer|tax id|idnr|\btin\b"),
         ("pl_pesel", check_digits.pl_pesel, "", r"pesel"),
     ),
-    12: (("in_aadhaar", check_digits.in_aadhaar, "", r"aadh?aar|uidai"),),
+    12: (("in_aadhaar", check_digits.in_aadhaar, "", r"aadh?aa?r|uidai"),),
     13: (("ch_ahv", check_digits.ch_ahv, r"756\D?\d{4}\D?\d{4}\D?\d\d", r"ahv|avs"),),
     15: (("fr_nir", check_digits.fr_nir, r"[12](?: ?\d\d){3} ?\d{2,3} ?\d{3} ?\d\d|[12]\d{14}", r"nir|sécu|securite"),),
 }

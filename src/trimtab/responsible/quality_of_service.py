@@ -1,11 +1,12 @@
 """Quality of service by group, on live traffic, without labels: whom does the service fail more often? Pure.
 
-The unit is the caller, where callers come back: their requests are no independent evidence. A script is what a text is
-written in, which is a fact of the text and no guess about a person.
+The unit is the caller, where callers come back: their requests are no independent evidence. Script and language are
+those of the text, which says nothing about who wrote it.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,22 @@ _SCRIPTS = (
     "HEBREW",
     "THAI",
 )
+_FUNCTION_WORDS = {
+    "english": "the and is of to in that it for you my was with have this are not on me what how can i do does please",
+    "german": "der die das und ist nicht ich zu mit ein eine den von sie es auf für wie was mein kann bitte habe wir",
+    "french": "le la les et est pas je de un une des vous que pour dans ce qui mon ma avec sur comment puis bonjour",
+    "spanish": "el la los y es no de que en un una por para mi con se lo como está puedo cómo qué gracias del al",
+    "italian": "il la che di e non un una per mi con sono è come ho posso del della gli le grazie questo ma si",
+    "portuguese": "o a os e não de que em um uma para meu minha com se por como está posso do da obrigado você eu",
+    "dutch": "de het een en is niet ik van te dat op voor met mijn kan hoe wat zijn heb dit er aan naar wij",
+    "polish": "i w nie na się z to jest że do jak mój moje czy dla proszę mam o po za ale co jestem",
+    "turkish": "ve bir bu için de da ne mi nasıl benim var yok ile çok daha gibi ama değil lütfen olarak",
+}
+"""Words that a language cannot do without, of those that write in Latin letters."""
 _CALLED = {"HIRAGANA": "japanese", "KATAKANA": "japanese", "CJK": "chinese"}
+
+
+_LANGUAGES = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,19 @@ def script(text: str) -> str:
     if counts["japanese"]:
         return "japanese"
     return max(counts, key=lambda name: counts[name]) if counts else "other"
+
+
+def language(text: str) -> str:
+    """The language of a text: by its script, and in Latin letters by the function words that it has most of. Without at
+    least two, or between two languages that have as many: "undecided"."""
+    written = script(text)
+    if written != "latin":
+        return written
+    words = re.findall(r"[^\W\d_]+", text[:500].lower())
+    counts = {name: sum(word in known for word in words) for name, known in _LANGUAGES.items()}
+    best = max(counts, key=lambda name: counts[name])
+    decided = counts[best] >= 2 and list(counts.values()).count(counts[best]) == 1
+    return best if decided else "undecided"
 
 
 def gaps(rows: Sequence[Served], policy: Policy) -> list[Gap]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,6 +62,28 @@ def augment(cases: Iterable[Case], groups: Groups) -> list[Case]:
     kept = list(cases)
     twins = ((case, twin(case.input, groups)) for case in kept)
     return [*kept, *(_twin_case(case, found) for case, found in twins if found)]
+
+
+def resample(cases: Sequence[Case], groups: Groups, field: str) -> list[Case]:
+    """The cases, some repeated and some left out, so that the label's `field` is independent of the group whose name
+    the text declares: reweighing, as uniform sampling (Kamiran and Calders 2012).
+
+    A group and value with n rows gets its weight times n, rounded: whole copies, and the rest by the hash of the ids.
+    Texts that declare no name are a group of their own.
+    """
+    kept = list(cases)
+    named = [next(iter(_present(case.input, groups).values()), "") for case in kept]
+    values = [case.label.get(field, "") for case in kept]
+    cells: dict[tuple[str, str], list[Case]] = {}
+    for case, group, value in zip(kept, named, values, strict=True):
+        cells.setdefault((group, value), []).append(case)
+    found: list[Case] = []
+    for (group, value), mine in sorted(cells.items()):
+        wanted = round(named.count(group) * values.count(value) / len(kept))
+        ordered = sorted(mine, key=lambda case: hashlib.sha256(case.request_id.encode()).digest())
+        times, rest = divmod(wanted, len(mine))
+        found += [case for number, case in enumerate(ordered) for _ in range(times + (number < rest))]
+    return found
 
 
 def _twin_case(case: Case, found: Twin) -> Case:

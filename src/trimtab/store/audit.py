@@ -8,7 +8,6 @@ keep checkpoints elsewhere (`trimtab audit checkpoint`) and compare.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from trimtab.errors import Corrupt
 from trimtab.records.record import Record
-from trimtab.store import verify_audit
+from trimtab.store import key_file, verify_audit
 from trimtab.store.verify_audit import leaf_hash, root
 
 ORIGIN = "trimtab/audit"
@@ -172,19 +171,7 @@ def _split(n: int) -> int:
 
 
 def _create(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(pem)
-        out.flush()
-        os.fsync(out.fileno())
-    try:
-        os.link(temporary, file)  # of two that make one at the same time, the first wins
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
+    key_file.keep(file, pem)

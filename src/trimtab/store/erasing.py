@@ -40,6 +40,17 @@ def rows_of(settings: Settings, field: str, subjects: Collection[str]) -> pl.Dat
     return found.select(list(INFERENCE))
 
 
+def row_of(settings: Settings, request: str) -> pl.DataFrame:
+    """The inference row of a request, by our id or else by its client's own, as it is stored: one row, or none."""
+    table = open_table(settings.lake_table("inference"))
+    if table is None:
+        return pl.DataFrame(schema=INFERENCE)
+    ids = pl.col("databricks_request_id"), pl.col("client_request_id")
+    found = pl.scan_delta(table).filter((ids[0] == request) | (ids[1] == request)).sort("row").collect()
+    ours = found.filter(ids[0] == request)
+    return (ours if len(ours) else found).select(list(INFERENCE)).tail(1)
+
+
 def older(settings: Settings, before: datetime) -> pl.DataFrame:
     """Inference rows asked before a moment, as they are stored, but never the newest row: its number must stay."""
     table = open_table(settings.lake_table("inference"))

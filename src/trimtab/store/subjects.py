@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from trimtab.errors import Corrupt, Fixable
 from trimtab.records.erasure import SubjectField
 from trimtab.settings import Settings
+from trimtab.store import key_file
 
 MARK = "enc:v1:"
 """How an encrypted value begins; then the key's id, a colon, and base64 of nonce and ciphertext."""
@@ -205,19 +206,7 @@ def master_key(settings: Settings) -> bytes:
         return _parsed_key(done.stdout if done.returncode == 0 else "", "TRIMTAB_MASTER_KEY_COMMAND")
     path = Path(os.environ.get("TRIMTAB_MASTER_KEY_FILE") or settings.home / "master.key")
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
-        try:
-            os.link(temporary, path)  # of two that make one at the same time, the first wins
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
+        key_file.keep(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
     return _parsed_key(path.read_text(), str(path))
 
 

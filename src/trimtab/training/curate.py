@@ -27,7 +27,7 @@ from trimtab.records.record import content_hash
 from trimtab.records.registry import LabelSet
 from trimtab.records.training import Case, DatasetVersion, Mitigation
 from trimtab.responsible import pii
-from trimtab.responsible.swaps import Groups, augment
+from trimtab.responsible.swaps import Groups, augment, resample
 from trimtab.settings import Settings
 
 NEAR = 0.9
@@ -61,19 +61,21 @@ def curate(
     section: RetrainSection,
     mitigation: Mitigation,
     swaps: Groups | None,
+    field: str | None = None,
     cut: datetime,
 ) -> DatasetVersion:
     """Curate the rows of `Lake.labelled` up to `cut` into train, hold-out and frames; the files are there afterwards.
 
     `labels` is the champion's label set; values outside it that at least `section.new_label_min` rows carry join it.
-    `swaps` are the groups of names of the feature to mitigate. Raises StepFailed when too few rows are left or a
-    leak is found, Fixable when the file lacks what this needs.
+    `swaps` are the groups of names of the feature to mitigate, `field` the label's field that reweighing makes
+    independent of them. Raises StepFailed when too few rows are left or a leak is found, Fixable when the file lacks
+    what this needs.
     """
     if not labels.fields:
         raise Fixable(f"{model} has no label set to train on", "name a labels file under task.labels")
     if mitigation != "none" and swaps is None:
-        raise Fixable("counterfactual augmentation needs names to swap", "name a file under gates.fairness.swaps")
-    groups = swaps if mitigation != "none" else None
+        raise Fixable(f"{mitigation.replace('_', ' ')} needs groups of names", "name a file under gates.fairness.swaps")
+    groups = swaps if mitigation == "counterfactual_augmentation" else None
     excluded: Counter[str] = Counter()
     seen = [row for row in lake_rows.sort("row").iter_rows(named=True) if row["request_time"] <= cut]
     labelled, unlabelled = _read(seen, labels, excluded)
@@ -85,10 +87,19 @@ def curate(
     if len(train) < MIN_TRAIN or len(holdout) < MIN_HOLDOUT:
         raise StepFailed(_too_few(len(labelled), len(train), len(holdout), excluded))
     cases = [case for row in train for case in _with_twin(row.case, groups)]
+    reweighed = mitigation == "reweighing" and swaps is not None and field is not None
+    if reweighed:
+        cases = resample(cases, swaps, field)
     frames = _frames(holdout, unlabelled, cases)
     nearest_leak = assert_no_leak(cases, [row.case for row in holdout], frames)
     recipe = content_hash(
-        {"near": NEAR, "mitigation": mitigation, "swaps": groups, **section.model_dump(include=RECIPE)}
+        {
+            "near": NEAR,
+            "mitigation": mitigation,
+            "swaps": groups,
+            **section.model_dump(include=RECIPE),
+            **({"swaps": swaps, "field": field} if reweighed else {}),
+        }
     )
     parts = {"train": cases, "holdout": [row.case for row in holdout], "frames": frames}
     digest, path = _write(settings.datasets, recipe, grown, parts)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from nicegui import run, ui
 
 from trimtab.errors import TrimtabError
-from trimtab.web import charts, evidence, sections
+from trimtab.web import charts, evidence, guidelines, sections
 from trimtab.web.pieces import box, chart, named, region, text
 from trimtab.web.place import Place
 from trimtab.web.undo import undo_dialog
@@ -192,15 +192,17 @@ def _no_quality(view: View) -> str:
 
 
 def _past() -> list[Show]:
-    """The cycle with its evidence, the cycles before it, the history and the versions."""
+    """The cycle with its evidence, the cycles before it, the guidelines, the history and the versions."""
     cycle = region(evidence.cycle)
     earlier = region(evidence.earlier)
+    clauses = region(guidelines.clauses)
     history = region(sections.history)
     versions = region(sections.versions)
     text("Times are UTC. The same as JSON: /api/status. Nothing on this page comes from elsewhere.", "footer", "footer")
     return [
         lambda view: cycle(view.cycle.model_copy(update={"progress": None}) if view.cycle else None),
         lambda view: earlier(view.earlier),
+        lambda view: clauses(guidelines.clauses_of(view)),
         lambda view: history(view.history),
         lambda view: versions(sections.Registered(view.versions, view.champion, view.challenger, view.engines)),
     ]

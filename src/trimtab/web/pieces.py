@@ -30,6 +30,8 @@ TONES = {
     "rolled_back": "bad",
     "open": "bad",
     "insufficient": "open",
+    "stale": "open",
+    "waived": "live",
     "hold": "open",
     "held": "open",
     "starting": "open",

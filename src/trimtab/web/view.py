@@ -13,12 +13,13 @@ from pydantic import Field
 
 from trimtab import registry
 from trimtab.errors import Fixable
-from trimtab.lifecycle import STAGES
+from trimtab.lifecycle import STAGES, compliance
 from trimtab.monitor.alerts import Report, report_key, slug
 from trimtab.monitor.texts import body
 from trimtab.project import Loaded
 from trimtab.promotion import apply
 from trimtab.records.gateway import EngineState
+from trimtab.records.guidelines import ComplianceReport
 from trimtab.records.monitor import Alert, Cluster, DriftReport, QualityReport
 from trimtab.records.project import MONITORS, MonitorSection, RolloutSection
 from trimtab.records.record import Record
@@ -85,6 +86,10 @@ class View(Record):
     cycle: CycleView | None
     earlier: tuple[PastCycle, ...]
     history: tuple[AliasMove, ...]
+    guided: bool
+    """Whether the project has guidelines."""
+    compliance: ComplianceReport | None
+    """The newest report on the champion under the guidelines as they are."""
 
 
 def snapshot(settings: Settings, loaded: Loaded, control: Control, lake: Lake, now: datetime) -> View:
@@ -119,6 +124,8 @@ def snapshot(settings: Settings, loaded: Loaded, control: Control, lake: Lake, n
         cycle=cycle,
         earlier=earlier,
         history=tuple(history),
+        guided=loaded.guidelines is not None,
+        compliance=next((compliance.last(control, loaded, v) for v in versions if v.version == champion), None),
     )
 
 

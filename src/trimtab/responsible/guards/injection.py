@@ -54,6 +54,29 @@ _RULES: tuple[tuple[_Hints, re.Pattern[str]], ...] = tuple(
             rf"|original|your|openai\W?s?|content|ethical|safety|system)\b[^.!?\n]{{0,40}}\b{_WHAT}",
         ),
         (
+            (_OVERS, ("everything", "anything", "all ")),
+            rf"\b{_OVER}\b[^.!?\n]{{0,12}}\b(?:everything|anything|all (?:of )?(?:that|this|the)?)\b"
+            r"(?! i (?:said|wrote|asked))[^.!?\n]{0,16}\b(?:above|before (?:that|this)|(?:that |what )?you (?:know|knew"
+            r"|were told|have been told|have learned)|(?:provided|given|previous|earlier|prior) (?:documents?|articles?"
+            r"|context|tasks?|assignments?|information|sources?))",
+        ),
+        (
+            (("question",), ("answer",), ("output", "print", "say", "write")),
+            r"\bdo(?: not|n't) answer (?:this|the|that|my|any) question\b[^.!?\n]{0,12}\b(?:but|and|just|only"
+            r"|instead)\b[^.!?\n]{0,16}\b(?:output|print|say|write)\b",
+        ),
+        (
+            (("new task", "new instruction", "new assignment", "new order", "your task", "instructions are now"),),
+            r"\b(?:forget|drop|leave|erase|abandon)\b[^\n]{0,80}\byour new (?:task|assignment|order|role)\b"
+            r"|\bnew (?:instructions|tasks|orders) (?:will )?(?:now )?follow\b[^\n]{0,30}\b(?:follow|carry|obey|answer)"
+            r"|\byour (?:instructions|orders|task|rules) (?:are|is) now\b",
+        ),
+        (
+            (("written", "said", "sentence", "lines", "words"), ("prompt", "above", "beginning")),
+            r"\bwhat (?:was|is|stands) (?:written|said)\b[^.!?\n]{0,24}\b(?:beginning|start|top) of (?:this|the|your) "
+            r"(?:prompt|text|conversation|message)",
+        ),
+        (
             (("prompt", "instruct", "rules", "message"), ("system", "hidden", "initial", "secret", "pre")),
             r"\b(?:reveal|print|repeat|show|output|display|leak|dump|disclose|recite|tell me|give me"
             r"|what (?:is|are|was|were))\b[^.!?\n]{0,40}\b(?:your|the|hidden|secret)\b[^.!?\n]{0,20}"
@@ -95,6 +118,16 @@ _RULES: tuple[tuple[_Hints, re.Pattern[str]], ...] = tuple(
         (
             (("[system]", "<|im_", "[inst", "<<sys", "### system", "###system", "[admin]", "<system>"),),
             r"(?:^|\s)(?:\[/?system\]|<\|im_(?:start|end)\|>|\[/?inst\]|<</?sys>>|###\s*system\b|\[admin\]|</?system>)",
+        ),
+        (
+            (
+                ("vergiss", "ignorier", "olvid", "oubli", "dimentica", "esque", "zaboravi"),
+                ("alle", "todo", "tout", "tutt", "tudo", "sve"),
+            ),
+            r"\b(?:vergiss|vergessen sie|ignorier\w*)\b[^.!?\n]{0,12}\b(?:alles|alle)\b[^.!?\n]{0,20}\b(?:davor"
+            r"|bisher\w*|vorher\w*|vorigen|aufträge|aufgaben|befehle|anweisungen|angaben|gesagte)"
+            r"|\bolvid\w+ todo (?:lo )?(?:que|anterior)|\boubli\w+ tout ce qu|\bdimentica tutto (?:quello|quanto)"
+            r"|\besque\w+ tudo (?:o )?que|\bzaboravi sve\b",
         ),
         (
             (("忽略", "无视", "忘记", "不要理会", "無視", "忘れ"),),

@@ -17,6 +17,8 @@ _WORD = re.compile(r"[^\W_][\w@$!*]*[\w@$*]|[@$][\w@$!*]+")
 _SIGNS = re.compile(r"[013457@$!*](?:(?<=[a-z].)[013457@$!*]*[a-z]|(?<=[@$])[a-z]|(?<=[$*])[$*])")
 _STRETCHED = tuple(letter * 3 for letter in "aeioushkt")
 _TRIPLE = re.compile(r"([a-z])\1\1")
+_SPACELESS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of Chinese and Japanese, whose words stand inside a text."""
 _LETTERS = str.maketrans("013457@$!", "oieastasi")
 _APART = str.maketrans(dict.fromkeys(".,;:!?()[]{}<>\"'/\\|-_+=#%&`~\n\r\t", " "))
 
@@ -52,9 +54,9 @@ def find(text: str, more: Collection[str] = (), allowed: Collection[str] = ()) -
     else:
         found = []
     if not lower.isascii():
-        for word, language in inside.items():
+        for word, language in {**inside, **{word: "own" for word in more if _SPACELESS.search(word)}}.items():
             if word in lower and word not in allowed:
-                found += [Found(language, m.start(), m.end()) for m in re.finditer(word, lower)]
+                found += [Found(language, m.start(), m.end()) for m in re.finditer(re.escape(word), lower)]
     return found
 
 

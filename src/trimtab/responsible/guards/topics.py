@@ -1,7 +1,9 @@
 """Topic limits: whether a question is like the ones that belong here. Fitted from the user's own examples. Pure.
 
-The threshold is a split-conformal quantile (Vovk, Gammerman and Shafer 2005): half of the examples train, the other
-half, unseen, sets it so that of further texts like them at most `max_false_blocks` are stopped, on average.
+The threshold is set so that of further texts like the examples at most `max_false_blocks` are stopped. Each example
+is scored by a model that has not seen it (cross-conformal, Vovk 2015, five folds); the threshold is the score of the
+rank that with 95% confidence stops no more than that share (Clopper-Pearson; Vovk 2012), for a plain quantile holds
+only on average. The model that serves has learned from all examples.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from typing import Any
 
 from trimtab.records.guards import Guard, GuardSet
 from trimtab.records.registry import LabelSet
+from trimtab.responsible.guards.linear import Linear
 
+FOLDS = 5
+CONFIDENCE = 0.95
 FEATURES = 3000
 """Weights that a fitted guard carries, at most."""
 
@@ -41,27 +46,41 @@ def _fitted(guard: Guard, labels: LabelSet | None) -> Guard:
 def fit(allowed: Sequence[str], refused: Sequence[str], max_false_blocks: float) -> dict[str, Any]:
     """Weights, bias and threshold. Texts of other topics are `refused` and a small everyday collection of ours.
 
-    `n_calibration` is how many texts set the threshold: below 1/max_false_blocks of them nothing would be stopped.
+    `n_calibration` is how many texts set the threshold; with fewer than about 3/max_false_blocks nothing can be
+    promised, and nothing is stopped.
     """
-    from trimtab.responsible.guards import fitting
-    from trimtab.responsible.guards.linear import Linear
-
     ordered = sorted(set(allowed), key=lambda text: hashlib.sha256(text.encode("utf-8", "replace")).digest())
-    learning, calibration = ordered[::2], ordered[1::2]
     others = [*refused, *everyday()]
-    weights, bias = fitting.fit(
-        [*learning, *others],
-        [*[True] * len(learning), *[False] * len(others)],
-        strength=10.0,
-        most=FEATURES,
-        digits=2,
-    )
-    model = Linear(weights, bias)
-    scores = sorted(model.score(text) for text in calibration)
-    rank = math.floor((len(scores) + 1) * max_false_blocks)
-    threshold = scores[rank - 1] if rank >= 1 else -math.inf
-    told = {"n_learning": len(learning), "n_calibration": len(scores), "max_false_blocks": max_false_blocks}
+    scores: list[float] = []
+    for fold in range(FOLDS):
+        rest = [text for number, text in enumerate(ordered) if number % FOLDS != fold]
+        model = Linear(*_learned(rest, others))
+        scores += [model.score(text) for text in ordered[fold::FOLDS]]
+    weights, bias = _learned(ordered, others)
+    rank = _rank(len(scores), max_false_blocks)
+    threshold = sorted(scores)[rank - 1] if rank else -math.inf
+    told = {"n_learning": len(ordered), "n_calibration": len(scores), "max_false_blocks": max_false_blocks}
     return {"weights": weights, "bias": bias, "threshold": round(max(threshold, -99.0), 3), **told}
+
+
+def _learned(allowed: Sequence[str], others: Sequence[str]) -> tuple[dict[str, float], float]:
+    from trimtab.responsible.guards import fitting
+
+    belongs = [*[True] * len(allowed), *[False] * len(others)]
+    return fitting.fit([*allowed, *others], belongs, strength=10.0, most=FEATURES, digits=2)
+
+
+def _rank(n: int, share: float) -> int:
+    """Which of n scores, counted from the lowest, has at most `share` of further ones below it with 95% confidence: the
+    largest r with P(Binomial(n, share) < r) <= 5%; 0: none has."""
+    total, k = 0.0, 0
+    while k < n:
+        log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        total += math.exp(log + k * math.log(share) + (n - k) * math.log1p(-share))
+        if total > 1 - CONFIDENCE:
+            return k
+        k += 1
+    return n
 
 
 def everyday() -> list[str]:
