@@ -19,6 +19,8 @@ from standin import Fault, Standin
 from trimtab.databricks import lake_spark, runtime
 from trimtab.errors import Fixable
 
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow, by which the desk is registered, warns about itself
+
 Told = dict[str, str]
 
 

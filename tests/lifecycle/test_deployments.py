@@ -26,6 +26,8 @@ from trimtab.records.registry import AliasMove, ModelVersion
 from trimtab.records.training import HostedDeployment, HostedRemoval
 from trimtab.store.control import Control
 
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns about itself
+
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 Outcome = Literal["promote", "hold", "reject"]
 End = Literal["promoted", "rejected", "held", "rolled_back", "failed"]
@@ -59,9 +61,7 @@ def made(control: Control, arm: Arm, name: str, outcome: Outcome | None, end: En
 
 
 def decision(key: str, outcome: Outcome) -> Decision:
-    return Decision(
-        key=key, model="desk", candidate=2, champion=1, outcome=outcome, reasons=(), gates=(), at=NOW
-    )  # fmt: skip
+    return Decision(key=key, model="desk", candidate=2, champion=1, outcome=outcome, reasons=(), gates=(), at=NOW)
 
 
 def test_what_was_turned_down_is_deleted_once_and_what_somebody_may_need_stays(control: Control, arm: Arm) -> None:
