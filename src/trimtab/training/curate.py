@@ -92,15 +92,8 @@ def curate(
         cases, balance = resample(cases, swaps, field), {"swaps": swaps, "field": field}
     frames = _frames(holdout, unlabelled, cases)
     nearest_leak = assert_no_leak(cases, [row.case for row in holdout], frames)
-    recipe = content_hash(
-        {
-            "near": NEAR,
-            "mitigation": mitigation,
-            "swaps": groups,
-            **section.model_dump(include=RECIPE),
-            **balance,
-        }
-    )
+    made_by = {"near": NEAR, "mitigation": mitigation, "swaps": groups, **balance}
+    recipe = content_hash({**made_by, **section.model_dump(include=RECIPE)})
     parts = {"train": cases, "holdout": [row.case for row in holdout], "frames": frames}
     digest, path = _write(settings.datasets, recipe, grown, parts)
     return DatasetVersion(
