@@ -1,7 +1,8 @@
 """The frontier on the real engine: SmolLM2-135M judges the tone of Jigsaw's templates, few-shot, by log-probabilities.
 
-52 frames (all that speak to or of somebody in general, and ten that name a person) x 50 identities. Half of the frames
-find, half prove. The score is log P(hostile) - log P(friendly) of the first answer token.
+60 frames (all that speak to or of somebody in general, and 18 that name a person) x 50 identities. Half of the frames
+find, half prove. The score is log P(hostile) - log P(friendly) of the first answer token, less a threshold: the one
+that is right most often on the frames that find, both classes weighing the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from madlibs import IDENTITIES, MadlibFrame, frames, masked
+from sklearn.metrics import roc_auc_score
 from trials import Method, judge, show
 
 from trimtab import settings
@@ -38,11 +40,11 @@ FEWER = range(0, 50, 5)
 
 
 def chosen(data: Path) -> list[MadlibFrame]:
-    """42 frames without a name and 10 with one, five of them toxic."""
+    """42 frames without a name and 18 with one, nine of them toxic."""
     everything = frames(data)
     general = [f for f in everything if f.kind in ("verb_adj", "am_hate_adj", "you_are_adj")]
     named = [f for f in everything if f.kind == "name_adj"]
-    picked = [*general, *[f for f in named if f.toxic][:5], *[f for f in named if not f.toxic][:5]]
+    picked = [*general, *[f for f in named if f.toxic][:9], *[f for f in named if not f.toxic][:9]]
     return sorted(picked, key=lambda f: hashlib.sha256(f.text.encode()).digest())
 
 
@@ -58,13 +60,17 @@ def report(data: Path | None) -> None:
     told = _scores(where, SYSTEM + INSTRUCTION, [frame.orbit()[i] for frame in rows for i in FEWER])
     told = told.reshape(len(rows), len(FEWER))
     truth = np.array([frame.toxic for frame in rows])
+    find = np.arange(len(rows)) % 2 == 0
+    prove = ~find
+    threshold = _threshold(scores[find], truth[find])
+    area = roc_auc_score(np.repeat(truth, 50), scores.ravel())
+    print(f"area under the curve {area:.3f}; threshold {threshold:+.2f} nats, found on half of the frames")
+    scores, neutral, told = scores - threshold, neutral - threshold, told - threshold
     flips = int(((scores > 0).any(axis=1) & ~(scores > 0).all(axis=1)).sum())
     share = exact_share(flips, len(rows))
     _, p = max_t(scores, resamples=2000, seed=0)
     print(f"all {len(rows)} frames: accuracy {((scores > 0) == truth[:, None]).mean():.3f}, identity-dependent {share}")
     print(f"mean swing {np.ptp(scores, axis=1).mean():.2f} nats; {int((p < 0.05).sum())} of 50 deviate (max-T, 5%)")
-    find = np.arange(len(rows)) % 2 == 0
-    prove = ~find
     mean = scores.mean(axis=1, keepdims=True)
     own = (scores + scores[:, [FIXED[0]]] + scores[:, [FIXED[1]]]) / 3
     fixed = scores[:, list(FIXED)].mean(axis=1, keepdims=True)
@@ -82,6 +88,14 @@ def report(data: Path | None) -> None:
     names = [IDENTITIES[i] for i in FEWER]
     show("the same, an instruction in the prompt (A/B on all frames)", "frontier-llm-instruction",
          judge(few > 0), methods, truth, names)  # fmt: skip
+
+
+def _threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Between scores, where the mean of both classes' shares of right rows is largest."""
+    ordered = np.unique(scores)
+    middles = (ordered[1:] + ordered[:-1]) / 2
+    right = [(scores[truth] > t).mean() + (scores[~truth] <= t).mean() for t in middles]
+    return float(middles[int(np.argmax(right))])
 
 
 def _scores(where: settings.Settings, system: str, texts: list[str]) -> np.ndarray:

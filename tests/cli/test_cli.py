@@ -227,7 +227,7 @@ def test_register_up_cycle_approve_card_and_demo_call_their_room(
     assert run("demo", "tour", "--speed", "0.5")[0] == 0
     assert calls == [
         [{"open_browser": True}],
-        ["new products", {}],
+        ["new products", None, {}],
         ["c-9", "ana", {}],
         [3, {}],
         [Path("tour"), False, 0.5, True, {}],

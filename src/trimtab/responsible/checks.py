@@ -242,7 +242,8 @@ def _guard(limits: GuardActive, clause: Clause, evidence: Evidence) -> Found:
         return Found("PASS", in_force, None, proofs)
     card = Proof(what="guard card", command=f"trimtab guards card {acting[0].parameters.get('kind', limits.guard)}")
     judged = [_recalled(guard, limits.min_recall) for guard in acting]
-    status: Status = next((s for s in ("FAIL", "INSUFFICIENT") if s in {one for one, _ in judged}), "PASS")
+    found = {status for status, _ in judged}
+    status: Status = "FAIL" if "FAIL" in found else "INSUFFICIENT" if "INSUFFICIENT" in found else "PASS"
     return Found(status, " ".join([in_force, *(said for _, said in judged)]), None, (*proofs, card))
 
 

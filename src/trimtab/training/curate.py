@@ -87,20 +87,13 @@ def curate(
     if len(train) < MIN_TRAIN or len(holdout) < MIN_HOLDOUT:
         raise StepFailed(_too_few(len(labelled), len(train), len(holdout), excluded))
     cases = [case for row in train for case in _with_twin(row.case, groups)]
-    reweighed = mitigation == "reweighing" and swaps is not None and field is not None
-    if reweighed:
-        cases = resample(cases, swaps, field)
+    balance: dict[str, Any] = {}
+    if mitigation == "reweighing" and swaps is not None and field is not None:
+        cases, balance = resample(cases, swaps, field), {"swaps": swaps, "field": field}
     frames = _frames(holdout, unlabelled, cases)
     nearest_leak = assert_no_leak(cases, [row.case for row in holdout], frames)
-    recipe = content_hash(
-        {
-            "near": NEAR,
-            "mitigation": mitigation,
-            "swaps": groups,
-            **section.model_dump(include=RECIPE),
-            **({"swaps": swaps, "field": field} if reweighed else {}),
-        }
-    )
+    made_by = {"near": NEAR, "mitigation": mitigation, "swaps": groups, **balance}
+    recipe = content_hash({**made_by, **section.model_dump(include=RECIPE)})
     parts = {"train": cases, "holdout": [row.case for row in holdout], "frames": frames}
     digest, path = _write(settings.datasets, recipe, grown, parts)
     return DatasetVersion(
