@@ -129,7 +129,7 @@ def run(job: Job) -> Iterator[Report]:
     optimizer = torch.optim.AdamW(weights.values(), betas=(0.9, 0.95), weight_decay=0.0)
     batches = plan([example.message for example in examples], job.section)
     losses, seconds = _resume(job.folder / "checkpoint.pt", weights, optimizer)
-    loss_of = _losses(model, examples, job.section)
+    loss_of = _losses(model, examples, job.section, batches)
     for step in range(len(losses), len(batches)):
         started = time.monotonic()
         for group in optimizer.param_groups:
@@ -148,18 +148,19 @@ def run(job: Job) -> Iterator[Report]:
 LossOf = Callable[[list[int]], tuple[torch.Tensor, int]]
 
 
-def _losses(model: peft.PeftModel, examples: list[Tokens], section: LoraSection) -> LossOf:
+def _losses(model: peft.PeftModel, examples: list[Tokens], section: LoraSection, batches: list[list[int]]) -> LossOf:
     """A function from examples' indices to their summed loss and number of answer tokens.
 
-    Layers without an adapter never change, so what leaves them is computed here, once for each example.
+    Layers without an adapter never change, so what leaves them is computed here, once for each example of a batch.
     """
     llama: Any = model.base_model.model
     shared, layer = packing.shared_length(examples), first_layer(llama, section)
-    states = packing.states_below(llama, examples, shared, layer) if layer else []
+    place = {index: number for number, index in enumerate(sorted({index for batch in batches for index in batch}))}
+    states = packing.states_below(llama, [examples[index] for index in place], shared, layer) if layer else []
 
     def loss_of(indices: list[int]) -> tuple[torch.Tensor, int]:
         packed = packing.pack([examples[index] for index in indices], shared)
-        entering = torch.cat([states[0], *(states[index + 1] for index in indices)]) if layer else None
+        entering = torch.cat([states[0], *(states[place[index] + 1] for index in indices)]) if layer else None
         return packing.loss_sum(llama, packed, entering, layer), len(packed.answers)
 
     return loss_of
