@@ -36,6 +36,7 @@ from trimtab.web.place import Place
 def main() -> None:
     """Entry point of the process."""
     processes.exit_with_parent()
+    os.nice(5)  # monitors and cycles do not take a core from what answers
     parser = argparse.ArgumentParser(prog="python -m trimtab.web", description=__doc__)
     parser.add_argument("--project", type=Path, required=True, help="folder of trimtab.yaml")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
