@@ -246,16 +246,14 @@ def client_of(settings: Settings) -> MlflowClient:
     warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a new database is no news to the reader
-    given = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    given = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(settings.mlflow_uri)
-    # Where no registry is named, MLflow imports Spark to ask its session for one.
-    mlflow.set_registry_uri(settings.registry_uri or settings.mlflow_uri)
-    for name, value in given.items():  # MLflow writes them there, where another project's settings would find them
-        if value is None:
-            os.environ.pop(name, None)
+    if not given:  # MLflow writes it there, where the settings of another project in this process would find it
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     settings.home.mkdir(parents=True, exist_ok=True)
     _start_from_migrated(settings)
-    return mlflow.MlflowClient()
+    # Named for this client alone: where none is, MLflow imports Spark to ask its session for one.
+    return mlflow.MlflowClient(registry_uri=settings.registry_uri or settings.mlflow_uri)
 
 
 def _start_from_migrated(settings: Settings) -> None:
