@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from trimtab import settings
+from trimtab import processes, settings
 from trimtab.errors import Corrupt, Fixable
 from trimtab.providers import ask, engine, llama_cpp, weights
+from trimtab.records.gateway import Upstream
 from trimtab.records.project import LocalTarget
 from trimtab.records.registry import Decoding, Example, LabelSet, Prompt, VersionSpec, Weights
 from trimtab.store import blobs
@@ -88,3 +91,36 @@ def test_one_engine_embeds_texts_and_generates_when_it_is_told_to(tmp_path: Path
     assert refund @ refund == pytest.approx(1.0, abs=1e-3)
     assert refund @ near > refund @ far
     assert told["usage"]["prompt_tokens"] > 3
+
+
+def test_every_slot_knows_the_versions_prompt_before_the_first_request(tmp_path: Path) -> None:
+    where = settings.load(tmp_path)
+    base = Weights(name=MODEL, sha256=blobs.sha256_of(weights.fetch(where.blobs, MODEL)))
+    spec = SPEC.model_copy(update={"base": base, "decoding": Decoding(max_tokens=2, constrained=False)})
+    opened = engine.start(where, spec, tmp_path / "engine.log", LocalTarget(engine_threads=2, parallel=3, context=256))
+    headers = {"authorization": f"Bearer {opened.upstream.api_key}"}
+    url = f"http://{opened.upstream.address}/v1/chat/completions"
+
+    def cached(text: str) -> int:
+        messages = [*opened.template["messages"], {"role": "user", "content": text}]
+        told = httpx.post(url, json=opened.template["params"] | {"messages": messages}, headers=headers, timeout=120)
+        return told.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(cached, ["a refund, please", "log me in", "what is this"]))
+    finally:
+        opened.stop()
+    assert min(found) == max(found) > 10
+
+
+def test_texts_that_are_asked_together_are_answered_in_the_order_given(tmp_path: Path) -> None:
+    child = processes.start("trimtab.providers.echo", "--delay-ms", "5", log=tmp_path / "echo.log")
+    template: dict[str, Any] = {"messages": [], "params": {}}
+    texts = [str(number) for number in range(9)]
+    try:
+        upstream = Upstream(address=child.ready["address"], api_key="")
+        replies = ask.ask(upstream, template, texts, parallel=3, together=2)
+    finally:
+        child.stop()
+    assert [reply.text for reply in replies] == texts

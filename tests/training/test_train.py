@@ -196,14 +196,17 @@ def test_packed_examples_lose_what_they_lose_alone(tiny_base: Path, layer: int) 
     model = gguf_weights.load_model(gguf_weights.open_base(tiny_base), torch.float32)
     prompts = [[1, 30, 31, 32, 33, 40], [1, 30, 31, 32, 50, 51, 52, 53], [1, 30, 31, 32]] * 4
     examples = [Tokens(prompt, [60 + i, 61, 2]) for i, prompt in enumerate(prompts)]
+    twins = [[1, 30, 31, 70, 71, 72, 80, 9], [1, 30, 31, 70, 71, 72, 81, 82, 9], [1, 30, 31, 70, 71, 72, 9]]
+    examples += [Tokens(prompt, [60 + i, 61, 2], "said by three") for i, prompt in enumerate(twins)]
     shared = packing.shared_length(examples)
     assert shared == 3
-    chosen = [1, 4, 9, 11]
+    chosen = [1, 4, 9, 12, 13, 14, 11]
     packed = packing.pack([examples[index] for index in chosen], shared)
-    assert len(packed.ids) == 3 + sum(len(examples[i].prompt) - 3 + 2 for i in chosen)
+    assert packed.borrowed == [0, 0, 0, 0, 3, 3, 0], "what all three say is read once"
+    assert len(packed.ids) == 3 + sum(len(examples[i].prompt) - 3 + 2 for i in chosen) - 6
     with torch.no_grad():
         states = packing.states_below(model, examples, shared, layer)
-        entering = torch.cat([states[0], *(states[index + 1] for index in chosen)])
+        entering = packed.own([states[0], *(states[index + 1] for index in chosen)])
         together = packing.loss_sum(model, packed, entering, layer)
         alone = sum(_plain_loss(model, examples[index]) for index in chosen)
     assert float(together) == pytest.approx(float(alone), rel=1e-5)

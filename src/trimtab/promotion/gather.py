@@ -36,14 +36,21 @@ def cases(dataset: DatasetVersion, part: str) -> list[Case]:
 
 
 def answers(
-    settings: Settings, loaded: Loaded, control: Control, version: ModelVersion, texts: Sequence[str], say: Say
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    version: ModelVersion,
+    texts: Sequence[str],
+    say: Say,
+    together: int = 1,
 ) -> Answers:
-    """A version's answers to a suite of texts, asked now or found. Raises EngineError when its engine fails."""
+    """A version's answers to a suite of texts, asked now or found; `together` as in `ask.ask`. Raises EngineError when
+    its engine fails."""
     key = f"{version.spec.model}/{version.version}/{content_hash(list(texts))[:16]}"
     found = control.get("answers", key, Answers)
     if found is not None:
         return found
-    fresh = _ask(settings, loaded, version.spec, version.version, texts, say)
+    fresh = _ask(settings, loaded, version.spec, version.version, texts, say, together)
     control.put("answers", key, fresh)
     return fresh
 
@@ -126,7 +133,7 @@ def fairness_gate(
     judged: list[GateResult] = []
     for part in parts:
         texts = [text for original, twin in part for text in (original, twin.text)]
-        replies += answers(settings, loaded, control, candidate, texts, say).answers
+        replies += answers(settings, loaded, control, candidate, texts, say, together=2).answers
         seen = pairs[: len(replies) // 2]
         judged.append(
             fairness.counterfactual_gate(
@@ -153,7 +160,15 @@ def required(loaded: Loaded) -> tuple[str, ...]:
     return tuple(name for name, value in asked.items() if value)
 
 
-def _ask(settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts: Sequence[str], say: Say) -> Answers:
+def _ask(
+    settings: Settings,
+    loaded: Loaded,
+    spec: VersionSpec,
+    number: int,
+    texts: Sequence[str],
+    say: Say,
+    together: int = 1,
+) -> Answers:
     target, labels, started = loaded.project.target.local, spec.labels, time.monotonic()
 
     def progress(done: int) -> None:
@@ -163,7 +178,8 @@ def _ask(settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, tex
     log = settings.logs / f"evaluate-{number}.log"
     opened = engine.start(settings, spec, log, target, loaded.project.providers)
     try:
-        replies = ask.ask(opened.upstream, opened.template, texts, parallel=target.parallel, on_progress=progress)
+        how = {"parallel": target.parallel, "together": together}
+        replies = ask.ask(opened.upstream, opened.template, texts, **how, on_progress=progress)
     finally:
         opened.stop()
     parse = _parser(labels)

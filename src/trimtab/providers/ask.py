@@ -41,17 +41,19 @@ def ask(
     timeout: float = 120.0,
     tries: int = TRIES,
     tops: int = 0,
+    together: int = 1,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Reply]:
     """The engine's answers in the order of `texts`, at most `parallel` at once. Raises EngineError on any failure.
 
     A provider that is busy is asked again, as late as its Retry-After says, up to `tries` times. `timeout`, in seconds,
-    is for each try. `tops`: how many of the likeliest first tokens to tell (0 to 20). Without few-shot examples the
-    prompt cache is off, so that an answer does not depend on what ran beside it.
+    is for each try. `tops`: how many of the likeliest first tokens to tell (0 to 20). `together`: so many texts at a
+    time are asked one after the other, as twins are: the second finds the words of the first still in the engine's
+    cache. Without a prompt of the version's own the cache is off.
     """
     params = dict(template["params"])
     if "lora" in params:  # llama.cpp's own option: a provider would refuse it
-        params["cache_prompt"] = any(m["role"] == "assistant" for m in template["messages"])
+        params["cache_prompt"] = bool(template["messages"])
     if tops:
         params |= {"logprobs": True, "top_logprobs": tops}
     lock, done = threading.Lock(), 0
@@ -70,8 +72,24 @@ def ask(
         likely = {top["token"]: float(top["logprob"]) for top in first.get("top_logprobs") or ()}
         return Reply(choice["message"]["content"] or "", seconds, likely)
 
+    groups = [texts[start : start + together] for start in range(0, len(texts), together)]
     with ThreadPoolExecutor(max_workers=parallel) as pool:
-        return list(pool.map(one, texts))
+        return [reply for replies in pool.map(lambda group: [one(text) for text in group], groups) for reply in replies]
+
+
+def read_prompt(upstream: Upstream, template: dict[str, Any], slots: int, timeout: float = 120.0) -> None:
+    """Have each of a llama.cpp engine's `slots` know the version's own prompt: the first reads it, the others get its
+    state. With an adapter they read it all the same: llama.cpp drops a state whose adapter it has not seen itself.
+    Raises EngineError when the engine does not answer."""
+    if not template["messages"]:
+        return
+    hello = [*template["messages"], {"role": "user", "content": "Hello"}]
+    body = {"messages": hello, "max_tokens": 1, "temperature": 0, "lora": template["params"]["lora"], "id_slot": 0}
+    _post(upstream, body, timeout, 1)
+    state, engine = {"filename": "prompt"}, upstream.model_copy(update={"path": ""})
+    _post(engine, state, timeout, 1, "/slots/0?action=save")
+    for slot in range(1, slots):
+        _post(engine, state, timeout, 1, f"/slots/{slot}?action=restore")
 
 
 def score(upstream: Upstream, body: dict[str, Any], timeout: float = 120.0) -> bytes:
@@ -99,11 +117,13 @@ def busy(address: str, key: str) -> bool:
         return False
 
 
-def _post(upstream: Upstream, body: dict[str, Any], timeout: float, tries: int) -> dict[str, Any]:
+def _post(
+    upstream: Upstream, body: dict[str, Any], timeout: float, tries: int, operation: str = "/chat/completions"
+) -> dict[str, Any]:
     where = upstream.name or f"the engine at {upstream.address}"
     for attempt in range(tries):
         try:
-            status, header, data = _send(upstream, "/chat/completions", body, timeout)
+            status, header, data = _send(upstream, operation, body, timeout)
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"{where} did not answer: {error!r}") from error
         if status == 200:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab import processes
-from trimtab.errors import Fixable
-from trimtab.providers import llama_cpp, openai, pyfunc
+from trimtab.errors import EngineError, Fixable
+from trimtab.providers import ask, llama_cpp, openai, pyfunc
 from trimtab.records.endpoint import KNOWN_PROVIDERS, ProviderSection
 from trimtab.records.gateway import Upstream
 from trimtab.records.project import LocalTarget
@@ -52,8 +53,7 @@ def start(
         return Engine(upstream, {"messages": [], "params": {}}, child)
     template = llama_cpp.request_template(spec)
     if spec.base.format != "hosted":
-        child, key = llama_cpp.start(settings, spec, target, log)
-        return Engine(Upstream(address=child.ready["address"], api_key=key), template, child)
+        return _local(settings, spec, target, log, template)
     name = spec.base.name.partition(":")[0]
     provider = (KNOWN_PROVIDERS | (providers or {})).get(name)
     if provider is None:
@@ -62,3 +62,17 @@ def start(
     kept = {option: value for option, value in template["params"].items() if option not in local}
     template = template | {"params": openai.params(spec, provider) | kept}
     return Engine(openai.upstream(spec.base.name, provider, settings.root), template, None, provider)
+
+
+def _local(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path, template: dict[str, Any]) -> Engine:
+    """An engine of ours, with the version's prompt read."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as slots:
+        child, key = llama_cpp.start(settings, spec, target, log, Path(slots))
+        opened = Engine(Upstream(address=child.ready["address"], api_key=key), template, child)
+        try:
+            if spec.base.format == "gguf":
+                ask.read_prompt(opened.upstream, template, target.parallel)
+        except EngineError:
+            opened.stop()
+            raise
+    return opened

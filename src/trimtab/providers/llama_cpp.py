@@ -54,8 +54,11 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
     return {"messages": masking.through(masks, messages), "params": params, "masks": masks}
 
 
-def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path) -> tuple[processes.Child, str]:
-    """Start the engine of a version; returns the child (`ready["address"]`) and its API key.
+def start(
+    settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path, slots: Path | None = None
+) -> tuple[processes.Child, str]:
+    """Start the engine of a version; returns the child (`ready["address"]`) and its API key. `slots`: a folder through
+    which it may copy what one slot has read to the others.
 
     Raises EngineError when it does not come up, Fixable or Corrupt when its weights are missing or changed.
     """
@@ -68,6 +71,8 @@ def start(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path)
         args += ["--lora", str(artifacts.blob(settings, spec.adapter_sha256))]
     args += ["--threads", str(target.engine_threads or os.cpu_count() or 1)]
     args += ["--parallel", str(target.parallel), "--context", str(target.context)]
+    if slots is not None:
+        args += ["--slots", str(slots)]
     if target.embeddings:
         args.append("--embeddings")
     return processes.start(MODULE, *args, log=log, env=env), key
@@ -83,6 +88,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=4, help="requests decoded at once")
     parser.add_argument("--context", type=int, default=1024, help="tokens of context for each request")
     parser.add_argument("--embeddings", action="store_true", help="embed texts, too")
+    parser.add_argument("--slots", help="folder for the state of slots")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     processes.exit_with_parent()
@@ -107,6 +113,7 @@ def _serve(options: argparse.Namespace) -> Any:
     params.n_parallel = options.parallel
     params.n_ctx = options.parallel * options.context  # llama.cpp divides it among the slots
     params.cache_ram_mib = 0
+    params.slot_save_path = f"{options.slots}/" if options.slots else ""
     params.port = options.port
     params.ui = False
     params.verbosity = 1

@@ -257,16 +257,19 @@ def client_of(settings: Settings) -> MlflowClient:
 
 
 def _start_from_migrated(settings: Settings) -> None:
-    """Begin a project's database as a copy of an empty one that MLflow has migrated once: each time takes seconds."""
+    """Begin a project's database as a copy of an empty one that MLflow has migrated once: each time takes seconds.
+
+    Where no copy can be made (a cache that is read-only or full), MLflow migrates a new one itself.
+    """
     database = Path(settings.mlflow_uri.removeprefix("sqlite:///"))
     if database.parent != settings.home or database.exists():
         return
     import mlflow
 
     empty = settings.blobs.parent / f"mlflow-{mlflow.__version__}.db"
-    if not empty.exists():
-        _migrate(empty)
-    with tempfile.TemporaryDirectory(dir=database.parent) as folder, suppress(FileExistsError):
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=database.parent) as folder:
+        if not empty.exists():
+            _migrate(empty)
         os.link(shutil.copyfile(empty, Path(folder) / database.name), database)  # unless another process was quicker
 
 

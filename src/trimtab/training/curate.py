@@ -5,6 +5,7 @@ Same rows, same hash. Reads no store: rows come in, files go out under settings.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from trimtab.errors import Fixable, StepFailed
 from trimtab.records.project import RetrainSection
@@ -39,8 +39,6 @@ RECIPE = {"holdout", "new_label_min"}
 """Settings under `retrain` that decide what a dataset holds."""
 
 _SENDER = re.compile(r"\n[ \t]*from:[^\n]*\s*$", re.IGNORECASE)
-# Hashed, not fitted: a similarity does not depend on which other rows there are.
-_TRIGRAMS = HashingVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, alternate_sign=False, norm="l2")
 _BLOCK = 512
 
 
@@ -243,7 +241,15 @@ def _distinct(texts: list[str]) -> list[int]:
 
 
 def _vectors(texts: list[str]) -> Any:
-    return _TRIGRAMS.transform([f" {body(text)} " for text in texts])
+    return _trigrams().transform([f" {body(text)} " for text in texts])
+
+
+@functools.cache
+def _trigrams() -> Any:
+    """Hashed, not fitted: a similarity does not depend on which other rows there are."""
+    from sklearn.feature_extraction.text import HashingVectorizer  # two seconds, which a trainer would pay for nothing
+
+    return HashingVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, alternate_sign=False, norm="l2")
 
 
 def _with_twin(case: Case, groups: Groups | None) -> list[Case]:

@@ -160,7 +160,7 @@ def _losses(model: peft.PeftModel, examples: list[Tokens], section: LoraSection,
 
     def loss_of(indices: list[int]) -> tuple[torch.Tensor, int]:
         packed = packing.pack([examples[index] for index in indices], shared)
-        entering = torch.cat([states[0], *(states[place[index] + 1] for index in indices)]) if layer else None
+        entering = packed.own([states[0], *(states[place[index] + 1] for index in indices)]) if layer else None
         return packing.loss_sum(llama, packed, entering, layer), len(packed.answers)
 
     return loss_of

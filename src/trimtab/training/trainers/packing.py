@@ -1,6 +1,7 @@
 """Many examples in one row: what all chats begin with once, then each example's own rest, none seeing another.
 
-The numbers are those of one example per row, at about half the work for a long system prompt; no padding either.
+Twins that follow each other borrow the words they have in common from the first of them. The numbers are those of one
+example per row, at about half the work for a long system prompt; no padding either.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Packed:
-    """T tokens: the shared beginning, then the examples' own rests of these `lengths`.
+    """T tokens: the shared beginning, then of each example's rest what follows the `borrowed` tokens.
 
-    `positions` (T) count within each example, `mask` (T, T) is true where a token sees another: the beginning, and its
-    own example up to itself. `asked` are the places whose next token is an answer token, `answers` those tokens.
+    `positions` (T) count within each example, `mask` (T, T) is true where a token sees another: the beginning, what its
+    example borrows, and its own example up to itself. `asked` are the places whose next token is an answer token,
+    `answers` those tokens. `lengths` are whole rests; `lenders` the examples that are borrowed from (one's own number:
+    nothing is borrowed).
     """
 
     ids: torch.Tensor
@@ -39,6 +42,20 @@ class Packed:
     asked: torch.Tensor
     answers: torch.Tensor
     lengths: list[int]
+    borrowed: list[int]
+    lenders: list[int]
+
+    def own(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """What enters a layer: the shared beginning's states (the first), and those of the rests that are laid out."""
+        beginning, *rests = states
+        return torch.cat([beginning, *(rest[start:] for rest, start in zip(rests, self.borrowed, strict=True))])
+
+    def whole(self, hidden: torch.Tensor) -> list[torch.Tensor]:
+        """The other way round: states of the beginning and of every whole rest, from those of the row (T, width)."""
+        sizes = [length - start for length, start in zip(self.lengths, self.borrowed, strict=True)]
+        beginning, *laid = hidden.split([len(hidden) - sum(sizes), *sizes])
+        lent = [laid[lender][:start] for lender, start in zip(self.lenders, self.borrowed, strict=True)]
+        return [beginning.clone(), *(torch.cat(parts) for parts in zip(lent, laid, strict=True))]
 
 
 def shared_length(examples: list[Tokens]) -> int:
@@ -52,21 +69,43 @@ def shared_length(examples: list[Tokens]) -> int:
 def pack(examples: list[Tokens], shared: int) -> Packed:
     """Lay examples out in one row; their prompts' first `shared` tokens are the same."""
     rests = [example.prompt[shared:] + example.answer[:-1] for example in examples]
+    lenders, borrowed = _twins(examples, rests, shared)
     ids, positions, owner, asked = examples[0].prompt[:shared], list(range(shared)), [-1] * shared, list[int]()
-    for number, (example, rest) in enumerate(zip(examples, rests, strict=True)):
-        asked += range(len(ids) + len(example.prompt) - shared - 1, len(ids) + len(rest))
-        ids, owner = ids + rest, owner + [number] * len(rest)
-        positions += range(shared, shared + len(rest))
-    owners = torch.tensor(owner)
-    visible = (owners[None, :] == -1) | (owners[None, :] == owners[:, None])
+    for number, (example, rest, start) in enumerate(zip(examples, rests, borrowed, strict=True)):
+        end = len(ids) + len(rest) - start
+        asked += range(end - len(example.answer), end)
+        ids, owner = ids + rest[start:], owner + [number] * (len(rest) - start)
+        positions += range(shared + start, shared + len(rest))
+    place = torch.tensor(positions)
+    of, lender = torch.tensor(owner), torch.tensor([-1 if o < 0 else lenders[o] for o in owner])
+    known = shared + torch.tensor([0 if o < 0 else borrowed[o] for o in owner])
+    lent = (of[None, :] == lender[:, None]) & (place[None, :] < known[:, None])
+    visible = (of[None, :] == -1) | (of[None, :] == of[:, None]) | lent
     return Packed(
         ids=torch.tensor(ids),
-        positions=torch.tensor(positions),
+        positions=place,
         mask=torch.ones_like(visible).tril() & visible,
         asked=torch.tensor(asked),
         answers=torch.tensor([token for example in examples for token in example.answer]),
         lengths=[len(rest) for rest in rests],
+        borrowed=borrowed,
+        lenders=lenders,
     )
+
+
+def _twins(examples: list[Tokens], rests: list[list[int]], shared: int) -> tuple[list[int], list[int]]:
+    """For each example the number it borrows from, and how many of its rest's first tokens: those that it says in the
+    same words as the first of the twins it follows. Its last prompt token is its own, for it asks for the answer."""
+    lenders, borrowed = [0], [0]
+    for number in range(1, len(examples)):
+        first, same = lenders[-1], 0
+        if examples[number].message and examples[number].message == examples[first].message:
+            most = min(len(examples[number].prompt), len(examples[first].prompt)) - shared - 1
+            pairs = zip(rests[number][:most], rests[first], strict=False)
+            same = next((place for place, (a, b) in enumerate(pairs) if a != b), most)
+        lenders.append(first if same else number)
+        borrowed.append(same)
+    return lenders, borrowed
 
 
 def states_below(llama: Any, examples: list[Tokens], shared: int, layer: int) -> list[torch.Tensor]:
@@ -79,8 +118,7 @@ def states_below(llama: Any, examples: list[Tokens], shared: int, layer: int) ->
         packed = pack(examples[start : start + ROWS_AT_ONCE], shared)
         with torch.no_grad():
             hidden = _through(llama, llama.model.embed_tokens(packed.ids)[None], packed, slice(0, layer))
-        beginning, *rests = hidden[0].split([shared, *packed.lengths])
-        states += [rest.clone() for rest in (rests if states else [beginning, *rests])]
+        states += packed.whole(hidden[0])[1 if states else 0 :]
     return states
 
 
