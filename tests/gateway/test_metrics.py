@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 from gateway_place import Place, chat, entity, until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -88,7 +88,6 @@ def test_what_strangers_ask_for_makes_no_series(place: Place) -> None:
     assert total(after, "trimtab_http_requests_total", path="other") == 50
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 5), st.floats(0, 100)), max_size=30))
 def test_any_label_is_told_as_it_is_and_buckets_add_up(seen: list[tuple[str, int, float]]) -> None:
     meter = Meter()

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from gateway_place import Place
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.trace_context import parent_of, span_of
@@ -86,7 +86,6 @@ def test_the_split_of_the_time_is_in_a_header_that_browsers_read(shared: Place) 
     assert abs(float(parts["gateway"]) + float(parts["journal"]) - overhead) < 0.002  # three places each
 
 
-@settings(deadline=None)
 @given(
     st.from_regex(rb"[0-9a-f]{2}", fullmatch=True),
     st.binary(min_size=16, max_size=16),
@@ -102,7 +101,6 @@ def test_a_traceparent_is_taken_exactly_when_the_standard_says_so(
     assert parent_of({b"traceparent": value + more}) == (value.decode() if valid else None)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_other_bytes_are_no_traceparent(value: bytes) -> None:
     assert parent_of({b"traceparent": value}) is None

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from trimtab.errors import Fixable, StepFailed
 from trimtab.records.project import RetrainSection
@@ -39,8 +38,6 @@ RECIPE = {"holdout", "new_label_min"}
 """Settings under `retrain` that decide what a dataset holds."""
 
 _SENDER = re.compile(r"\n[ \t]*from:[^\n]*\s*$", re.IGNORECASE)
-# Hashed, not fitted: a similarity does not depend on which other rows there are.
-_TRIGRAMS = HashingVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, alternate_sign=False, norm="l2")
 _BLOCK = 512
 
 
@@ -243,7 +240,11 @@ def _distinct(texts: list[str]) -> list[int]:
 
 
 def _vectors(texts: list[str]) -> Any:
-    return _TRIGRAMS.transform([f" {body(text)} " for text in texts])
+    from sklearn.feature_extraction.text import HashingVectorizer  # a second and a half, which trainers do not need
+
+    # Hashed, not fitted: a similarity does not depend on which other rows there are.
+    trigrams = HashingVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, alternate_sign=False, norm="l2")
+    return trigrams.transform([f" {body(text)} " for text in texts])
 
 
 def _with_twin(case: Case, groups: Groups | None) -> list[Case]:
