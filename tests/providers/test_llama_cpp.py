@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
+import plain_http
 from trimtab import settings
 from trimtab.errors import Corrupt, Fixable
 from trimtab.providers import ask, engine, llama_cpp, weights
@@ -81,7 +81,9 @@ def test_one_engine_embeds_texts_and_generates_when_it_is_told_to(tmp_path: Path
         assert ask.ask(opened.upstream, opened.template, ["hello"])[0].text
         headers = {"authorization": f"Bearer {opened.upstream.api_key}"}
         url = f"http://{opened.upstream.address}/v1/embeddings"
-        told = httpx.post(url, json={"input": ["my refund", "a refund", "log in"]}, headers=headers, timeout=120).json()
+        told = plain_http.post(
+            url, json={"input": ["my refund", "a refund", "log in"]}, headers=headers, timeout=120
+        ).json()
     finally:
         opened.stop()
     refund, near, far = (np.array(one["embedding"]) for one in told["data"])
