@@ -2,7 +2,7 @@
 
 Most tests wait for processes, and the tour for a language model: one after the other they leave a core idle. What
 `BESIDE` does not name runs in the first process, so that no test can be forgotten. The first is shown while it runs,
-the second when both have ended; the exit code is 0 when both are well.
+the second, which gives way to it, when both have ended; the exit code is 0 when both are well.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def main(options: list[str]) -> int:
     first = ["tests", *(f"--ignore={path}" for path in BESIDE)]
     second = [*BESIDE, "-o", "cache_dir=.pytest_cache/beside"]  # a process writes its cache as a whole
     with tempfile.TemporaryFile() as said:
-        running = [
-            subprocess.Popen(_pytest(second, options), cwd=ROOT, stdout=said, stderr=said),
+        running = [  # the second gives way: callers in the first wait ten seconds for an engine that was killed
+            subprocess.Popen(["nice", "-n", "10", *_pytest(second, options)], cwd=ROOT, stdout=said, stderr=said),
             subprocess.Popen(_pytest(first, options), cwd=ROOT),
         ]
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches both, which end what they started

@@ -297,7 +297,7 @@ def test_an_engine_that_never_spoke_costs_nothing(place: Place) -> None:
     publish(place, key)
     engine = place.engine()
     place.route(entity(engine, max_tokens=48) | {"price": PRICE})
-    url = guarded(place)
+    url = guarded(place, "--deadline", "1")  # nobody starts it again: there is nothing to wait for
     engine.process.kill()
     assert ask(url, secret).status_code == 502
     assert [row.cost_nano_usd for row in place.closed().values()] == [0]
