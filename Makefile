@@ -27,7 +27,7 @@ demo-databricks: $(STAMP)
 
 test: lint $(BROWSER) $(AZURITE)
 	@$(BIN)/trimtab setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python tests/side_by_side.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check src tests benchmarks

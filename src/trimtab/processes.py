@@ -47,8 +47,18 @@ class Child:
                 pipe.close()
 
 
-def start(module: str, *args: str, log: Path, env: dict[str, str] | None = None, timeout: float = 60.0) -> Child:
-    """Run `python -m module args…` and wait for its ready line. Raises EngineError with the log's end otherwise."""
+def start(
+    module: str,
+    *args: str,
+    log: Path,
+    env: dict[str, str] | None = None,
+    timeout: float = 60.0,
+    stopping: threading.Event | None = None,
+) -> Child:
+    """Run `python -m module args…` and wait for its ready line, `timeout` seconds or until `stopping` is set.
+
+    Raises EngineError with the log's end when it does not come.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         process = subprocess.Popen(
@@ -60,7 +70,7 @@ def start(module: str, *args: str, log: Path, env: dict[str, str] | None = None,
             process_group=0,  # Ctrl-C reaches the parent alone, which stops its children in order
         )
     child = Child(module, process, log)
-    line = _first_line(process, time.monotonic() + timeout)
+    line = _first_line(process, time.monotonic() + timeout, stopping or threading.Event())
     try:
         child.ready = json.loads(line)
     except ValueError:
@@ -86,12 +96,12 @@ def exit_with_parent() -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def _first_line(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+def _first_line(process: subprocess.Popen[bytes], deadline: float, stopping: threading.Event) -> bytes:
     assert process.stdout is not None  # noqa: S101 (Popen was given PIPE)
     line = b""
     with selectors.DefaultSelector() as ready:  # select() itself refuses file descriptors from 1024 on
         ready.register(process.stdout, selectors.EVENT_READ)
-        while not line.endswith(b"\n") and (left := deadline - time.monotonic()) > 0:
+        while not line.endswith(b"\n") and (left := deadline - time.monotonic()) > 0 and not stopping.is_set():
             if ready.select(min(left, 0.2)):
                 byte = os.read(process.stdout.fileno(), 1)
                 if not byte:

@@ -42,6 +42,8 @@ HOSTED_SECONDS = 20.0
 """The same for a provider's: everything else waits with us, and it is asked again later."""
 AGAIN, HOSTED_AGAIN = 10.0, 60.0
 """Seconds until a version that did not load is tried again, on an engine of ours and at a provider."""
+SHOWING_SECONDS = 5.0
+"""Longest wait, at the end, for MLflow to take the aliases; it may be away."""
 DRAIN_SECONDS = 2.0
 """An engine that left the routes stops at the earliest after this, and not while it decodes."""
 
@@ -80,7 +82,7 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    registry.register_base(settings, loaded)
+    registry.register_base(settings, loaded, show=False)
     control = Control(settings)
     fleet = _Fleet(settings, loaded, control, fallback=_fallback(settings, loaded, control))
     fleet.shadow = _shadow(settings, loaded, control)
@@ -90,6 +92,9 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
     _follow(fleet)
     children: dict[str, processes.Child] = {}
     keepers: list[threading.Thread] = []
+    shown = (settings, control, loaded.project.name)  # nobody waits until MLflow is imported, or answers
+    showing = threading.Thread(target=registry.show_aliases, args=shown, name="trimtab-aliases", daemon=True)
+    showing.start()
     try:
         keepers += _open(settings, loaded, children, stopping, open_browser)
         while not stopping.wait(POLL_SECONDS):
@@ -106,6 +111,7 @@ def up(settings: Settings, loaded: Loaded, open_browser: bool = False) -> int:
         for running in fleet.engines.values():
             _stop(fleet, running, "stopped")
         keys_stop()
+        showing.join(SHOWING_SECONDS)
         for file in (settings.routes_file, settings.keys_file):
             file.unlink(missing_ok=True)
     return 0
@@ -226,8 +232,10 @@ def _open(
     commands = _commands(settings, loaded, open_browser)
     for name, command in commands.items():
         try:
-            children[name] = _start_child(settings, name, command)
+            children[name] = _start_child(settings, name, command, stopping)
         except EngineError as error:
+            if stopping.is_set():
+                return []
             if name != "control":
                 raise
             log.error("control is tried again: %s", error)
@@ -254,13 +262,15 @@ def _keep(
         if stopping.wait(RESTART_SECONDS):
             return
         try:
-            children[name] = _start_child(settings, name, command)
+            children[name] = _start_child(settings, name, command, stopping)
         except EngineError as error:
+            if stopping.is_set():
+                return
             log.error("%s is tried again: %s", name, error)
 
 
-def _start_child(settings: Settings, name: str, command: list[str]) -> processes.Child:
-    child = processes.start(*command, log=settings.logs / f"{name}.log")
+def _start_child(settings: Settings, name: str, command: list[str], stopping: threading.Event) -> processes.Child:
+    child = processes.start(*command, log=settings.logs / f"{name}.log", stopping=stopping)
     scheme = "https" if settings.tls_cert and name != "control" else "http"
     print(f"{name:9} {scheme}://{child.ready['address']}", flush=True)
     return child

@@ -87,7 +87,7 @@ ANY = st.just("*")
 WHEN = st.one_of(st.tuples(ANY, WEEKDAYS), st.tuples(number(28, 1), ANY), st.tuples(ANY, ANY))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(minute=number(59), hour=number(23), days=WHEN)
 def test_a_trigger_fires_when_the_file_says(minute: str, hour: str, days: tuple[str, str]) -> None:
     cron = f"{minute} {hour} {days[0]} * {days[1]}"

@@ -27,7 +27,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def http(shared: Place) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=shared.url, timeout=30) as client:
         yield client

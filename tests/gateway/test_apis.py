@@ -11,6 +11,7 @@ import openai
 import pytest
 from gateway_place import Place, chat, entity, until
 
+import plain_http
 from trimtab.gateway import shapes
 from trimtab.gateway.routes import Entity, Template
 from trimtab.gateway.shapes import Fault, responses
@@ -70,10 +71,10 @@ def test_a_version_with_an_answer_format_keeps_it_and_leaves_no_row(place: Place
     place.gateway()
     wanted = {"text": {"format": {"type": "json_object"}}}
     for path, body in (("chat/completions", chat("x", response_format=schema)), ("responses", {"input": "x"} | wanted)):
-        refused = httpx.post(f"{place.url}/v1/{path}", json=body)
+        refused = plain_http.post(f"{place.url}/v1/{path}", json=body)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
     assert place.rows() == []
-    said = httpx.post(f"{place.url}/v1/responses", json={"input": "x", "text": {"format": {"type": "text"}}})
+    said = plain_http.post(f"{place.url}/v1/responses", json={"input": "x", "text": {"format": {"type": "text"}}})
     assert said.json()["output"][0]["content"][0]["text"] == '{"intent":"refund"}'
 
 

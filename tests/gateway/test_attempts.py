@@ -15,6 +15,8 @@ import pytest
 from faulty import Deed, Faulty, hosted
 from gateway_place import Place, chat, until
 
+import plain_http
+
 BUSY: Deed = (503, {}, "no capacity")
 PRICE = {"input": 2, "cached_input": 1, "cache_write": 2, "output": 4}
 Serve = Callable[..., Faulty]
@@ -34,7 +36,7 @@ def serve() -> Iterator[Serve]:
 
 
 def ask(place: Place, **headers: str) -> httpx.Response:
-    return httpx.post(f"{place.url}/predict", json={"input": "x"}, headers=headers, timeout=60)
+    return plain_http.post(f"{place.url}/predict", json={"input": "x"}, headers=headers, timeout=60)
 
 
 def attempts(place: Place, said: httpx.Response) -> list[tuple[str, int | None]]:
@@ -47,7 +49,7 @@ def test_a_busy_provider_is_asked_again_as_late_as_it_says(place: Place, serve: 
     later = formatdate(time.time() + 3, usegmt=True) if dated else "1"
     provider = serve((429, {"Retry-After": later}, "slow down"))
     place.route(hosted(provider))
-    until(lambda: httpx.get(f"{place.url}/readyz").status_code == 200)
+    until(lambda: plain_http.get(f"{place.url}/readyz").status_code == 200)
     said = ask(place)
     assert said.status_code == 200
     first, second = provider.heard
@@ -201,7 +203,7 @@ def test_what_a_provider_is_sent(place: Place, serve: Serve) -> None:
     place.route(hosted(provider, **azure))
     place.gateway()
     body = {**chat("hello"), "max_tokens": 5, "model": "m"}
-    httpx.post(f"{place.url}/v1/chat/completions", json=body, headers={"authorization": "Bearer mine"})
+    plain_http.post(f"{place.url}/v1/chat/completions", json=body, headers={"authorization": "Bearer mine"})
     (heard,) = provider.heard
     assert heard.path == "/openai/deployments/d/chat/completions?api-version=2024-10-21"
     assert heard.headers["api-key"] == "sk-very-secret"
@@ -271,7 +273,7 @@ def test_rows_of_a_batch_that_were_answered_before_one_failed_are_charged(place:
     provider = serve("ok", BUSY)
     place.route(hosted(provider, price=PRICE), endpoint={"attempts": 2, "backoff": 0.01, "concurrency": 1})
     place.gateway()
-    said = httpx.post(f"{place.url}/invocations", json={"inputs": ["a", "b"]}, timeout=60)
+    said = plain_http.post(f"{place.url}/invocations", json={"inputs": ["a", "b"]}, timeout=60)
     assert said.json() == {"predictions": ["fine", "fine"]}
     row = place.closed()[said.headers["x-request-id"]]
     assert (row.input_tokens, row.cost_nano_usd) == (6, 30)  # two answers, and one that nobody saw

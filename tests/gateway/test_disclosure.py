@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import httpx
 from gateway_place import Place, chat, entity, until
 
+import plain_http
 from trimtab.records.endpoint import DisclosureSection
 
 SECTION = DisclosureSection.model_validate(
@@ -24,15 +24,15 @@ def test_the_header_is_the_drafts_dictionary() -> None:
 def test_every_answer_carries_it_plain_and_streamed_each_path_its_own(place: Place) -> None:
     place.route(entity(place.engine()), disclosure=SECTION.by_path("m"))
     place.gateway()
-    until(lambda: httpx.get(f"{place.url}/readyz").status_code == 200)
+    until(lambda: plain_http.get(f"{place.url}/readyz").status_code == 200)
     for more in ({}, {"stream": True}):
-        answer = httpx.post(f"{place.url}/v1/chat/completions", json=chat("hello", **more))
+        answer = plain_http.post(f"{place.url}/v1/chat/completions", json=chat("hello", **more))
         assert answer.status_code == 200
         assert answer.headers["ai-disclosure"] == 'mode=machine-generated, model="m"'
         assert answer.headers["link"] == '<https://example.org/ai>; rel="describedby"'
-    answer = httpx.post(f"{place.url}/predict", json={"input": "hello"})
+    answer = plain_http.post(f"{place.url}/predict", json={"input": "hello"})
     assert answer.headers["ai-disclosure"] == 'mode=ai-originated, model="m"'
     assert "link" not in answer.headers
-    answer = httpx.post(f"{place.url}/invocations", json={"inputs": ["hello"]})
+    answer = plain_http.post(f"{place.url}/invocations", json={"inputs": ["hello"]})
     assert answer.status_code == 200
     assert "ai-disclosure" not in answer.headers

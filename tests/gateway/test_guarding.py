@@ -12,6 +12,7 @@ import openai
 import pytest
 from gateway_place import Place, chat, entity
 
+import plain_http
 from trimtab.records.guards import Guard, GuardSet
 from trimtab.store.journal import Closed
 
@@ -145,7 +146,7 @@ def test_a_guard_in_the_shadow_changes_nothing_and_is_told_to_nobody(guards: Pla
     seen = events(row_of(guards, answer))
     assert ("pii", "input", "shadow", "email") in seen
     assert ("pii", "output", "shadow", "email") in seen
-    metrics = httpx.get(f"{guards.url}/metrics").text
+    metrics = plain_http.get(f"{guards.url}/metrics").text
     assert 'trimtab_guard_events_total{guard="injection",direction="input",action="flag"}' in metrics
     assert 'trimtab_guard_seconds_count{guard="pii",direction="output"}' in metrics
 

@@ -21,6 +21,7 @@ import psutil
 import pytest
 from gateway_place import Place, chat, entity, until
 
+import plain_http
 from trimtab.gateway import keys as gateway_keys
 from trimtab.gateway.keys import Budget, Key, KeysFile
 from trimtab.gateway.ledger import Ledger
@@ -55,7 +56,7 @@ def guarded(place: Place, *args: str) -> str:
 
 def ask(url: str, secret: str, text: str = "x", **more: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {secret}"}
-    return httpx.post(f"{url}/v1/chat/completions", json=chat(text, **more), headers=headers, timeout=30)
+    return plain_http.post(f"{url}/v1/chat/completions", json=chat(text, **more), headers=headers, timeout=30)
 
 
 @contextmanager
@@ -84,14 +85,14 @@ def test_without_a_key_only_health_is_told(place: Place) -> None:
     place.route(entity(place.engine()))
     url = guarded(place)
     for path in ("/healthz", "/readyz", "/"):
-        assert httpx.get(url + path).status_code == 200
+        assert plain_http.get(url + path).status_code == 200
     for method, path in (("POST", "/v1/chat/completions"), ("POST", "/predict"), ("POST", "/feedback")):
-        refused = httpx.request(method, url + path, json=chat("x"))
+        refused = plain_http.request(method, url + path, json=chat("x"))
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
         assert refused.headers["www-authenticate"] == "Bearer"
     for path in ("/v1/models", "/nowhere"):
-        assert httpx.get(url + path).status_code == 401
-    refused = httpx.post(f"{url}/invocations", json={"inputs": ["x"]})
+        assert plain_http.get(url + path).status_code == 401
+    refused = plain_http.post(f"{url}/invocations", json={"inputs": ["x"]})
     assert (refused.status_code, refused.json()["error_code"]) == (401, "UNAUTHENTICATED")
     assert not place.rows()
 
@@ -105,7 +106,7 @@ def test_a_key_is_taken_where_the_clients_put_it_and_only_its_id_is_recorded(pla
         assert client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}]).choices
         assert client.models.list().data
     for name in ("api-key", "x-api-key"):
-        assert httpx.post(f"{url}/predict", json={"input": "x"}, headers={name: secret}).status_code == 200
+        assert plain_http.post(f"{url}/predict", json={"input": "x"}, headers={name: secret}).status_code == 200
     assert {row.requester for row in place.closed().values()} == {key.id}
     place.stop()
     files = [file for file in place.folder.rglob("*") if file.is_file()]
@@ -153,14 +154,14 @@ def test_a_scope_is_a_border(place: Place) -> None:
     paths = {"predict": "/predict", "feedback": "/feedback", "models": "/v1/models", "metrics": "/metrics"}
     for mine, (secret, key) in issued.items():
         for scope, path in paths.items():
-            said = httpx.post(url + path, content=b"{", headers={"api-key": secret})
+            said = plain_http.post(url + path, content=b"{", headers={"api-key": secret})
             if mine in (scope, "admin"):
                 assert said.status_code not in (401, 403)
             else:
                 assert (said.status_code, said.json()["error"]["code"]) == (403, "insufficient_scope")
                 assert scope in said.json()["error"]["message"]
                 assert key.id in said.json()["error"]["message"]
-    refused = httpx.post(f"{url}/invocations", content=b"{", headers={"api-key": issued["models"][0]})
+    refused = plain_http.post(f"{url}/invocations", content=b"{", headers={"api-key": issued["models"][0]})
     assert refused.json()["error_code"] == "PERMISSION_DENIED"
 
 
@@ -233,7 +234,7 @@ def test_a_rate_of_requests_holds_and_says_when_to_come_back(place: Place) -> No
     assert re.fullmatch(r"(\d+m)?[\d.]+m?s", said[3].headers["x-ratelimit-reset-requests"])
     assert ask(url, free).status_code == 200
     assert "x-ratelimit-limit-requests" not in ask(url, free).headers
-    mlflow = httpx.post(f"{url}/invocations", json={"inputs": ["x"]}, headers={"api-key": secret})
+    mlflow = plain_http.post(f"{url}/invocations", json={"inputs": ["x"]}, headers={"api-key": secret})
     assert (mlflow.status_code, mlflow.json()["error_code"]) == (429, "REQUEST_LIMIT_EXCEEDED")
     assert len(place.closed()) == 5
 
@@ -296,7 +297,7 @@ def test_an_engine_that_never_spoke_costs_nothing(place: Place) -> None:
     publish(place, key)
     engine = place.engine()
     place.route(entity(engine, max_tokens=48) | {"price": PRICE})
-    url = guarded(place)
+    url = guarded(place, "--deadline", "1")  # nobody starts it again: there is nothing to wait for
     engine.process.kill()
     assert ask(url, secret).status_code == 502
     assert [row.cost_nano_usd for row in place.closed().values()] == [0]

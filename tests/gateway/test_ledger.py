@@ -46,7 +46,7 @@ ASKED = st.lists(st.tuples(EIGHTHS, st.floats(0.1, 1.1), st.sampled_from([0.0, 0
 lasts."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(Rate(10, 60), [(0.0, 1.0, 0.0, 1.25), (1.0, 1.0, 1.0, 0.0), (0.5, 1.0, 1.0, 0.0)])
 @example(Rate(10, 60), [(0.0, 0.5, 0.0, 0.125), (0.0, 0.5, 0.0, 0.75), (0.625, 1.0, 1.0, 0.0), (0.25, 0.5, 1.0, 0.0)])
 @given(RATE, ASKED)
@@ -93,7 +93,7 @@ def test_a_bucket_of_a_day_is_never_too_small_for_its_words(book: Ledger) -> Non
     assert 86400 * SECOND <= refused.wait <= 2 * 86400 * SECOND
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RATE, st.lists(st.integers(0, 5 * SECOND), max_size=60))
 def test_who_waits_as_long_as_told_is_let_in_and_not_a_moment_earlier(
     book: Ledger, rate: Rate, pauses: list[int]
@@ -119,7 +119,7 @@ MONEY = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 300), st.sampled_from(["hour", "day", "month"]), MONEY)
 def test_a_budget_is_never_exceeded_and_the_book_says_what_was_spent(
     book: Ledger, most: int, per: str, asked: list

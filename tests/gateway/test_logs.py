@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from gateway_place import Place, chat, entity
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import logs
@@ -62,7 +62,6 @@ def record(message: str, *args: object, error: Exception | None = None, **extra:
 
 
 @pytest.mark.parametrize("form", [logs.JsonLines(), logs.TextLines()])
-@settings(deadline=None)
 @given(st.text("abcdefghijkXYZ0123456789+/=_-", min_size=12, max_size=60), st.text(max_size=20))
 def test_a_credential_is_struck_out_wherever_it_stands(form: logging.Formatter, secret: str, around: str) -> None:
     for shape in (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import httpx
 import pytest
 from gateway_place import Place
 
+import plain_http
 from trimtab.providers import ask, llama_cpp
 from trimtab.records.gateway import Upstream
 from trimtab.records.registry import Decoding, Example, Prompt, VersionSpec, Weights
@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory):
 
 
 def said(place: Place, path: str, body: dict[str, object]) -> str:
-    reply = httpx.post(f"{place.url}{path}", json=body, timeout=30)
+    reply = plain_http.post(f"{place.url}{path}", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
     return reply.text
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 from gateway_place import Place, chat, entity, until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+import plain_http
 from running import kill
 from trimtab.gateway.exposition import exposition
 from trimtab.gateway.meter import CELLS, MOST_PATHS, MOST_VERSIONS, Meter
@@ -31,7 +32,7 @@ def parsed(text: str) -> Samples:
 
 
 def scrape(place: Place) -> Samples:
-    said = httpx.get(f"{place.url}/metrics")
+    said = plain_http.get(f"{place.url}/metrics")
     assert said.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     return parsed(said.text)
 
@@ -88,7 +89,6 @@ def test_what_strangers_ask_for_makes_no_series(place: Place) -> None:
     assert total(after, "trimtab_http_requests_total", path="other") == 50
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 5), st.floats(0, 100)), max_size=30))
 def test_any_label_is_told_as_it_is_and_buckets_add_up(seen: list[tuple[str, int, float]]) -> None:
     meter = Meter()
@@ -145,7 +145,7 @@ def test_each_worker_tells_the_sum_and_one_that_is_killed_takes_nothing_with_it(
     place.gateway(*shared, "--worker", "1")
     urls.append(place.url)
     for n in range(10):
-        assert httpx.post(f"{urls[n % 2]}/predict", json={"input": "x"}).status_code == 200
+        assert plain_http.post(f"{urls[n % 2]}/predict", json={"input": "x"}).status_code == 200
     place.url = urls[0]
     assert total(scrape(place), "trimtab_requests_total") == 10
     kill(first.process)
@@ -155,7 +155,7 @@ def test_each_worker_tells_the_sum_and_one_that_is_killed_takes_nothing_with_it(
     assert (total(left, "trimtab_worker_up", worker="0"), total(left, "trimtab_worker_up", worker="1")) == (0, 1)
     assert total(left, "trimtab_requests_in_flight") == 1
     place.gateway(*shared, "--worker", "0")
-    httpx.post(f"{place.url}/predict", json={"input": "x"})
+    plain_http.post(f"{place.url}/predict", json={"input": "x"})
     again = scrape(place)
     assert total(again, "trimtab_requests_total") == 11
     assert total(again, "trimtab_request_duration_seconds_count") == 11

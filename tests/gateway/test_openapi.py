@@ -43,6 +43,6 @@ def test_the_document_names_every_path_and_no_other(http: httpx.Client) -> None:
 # It makes no Parquet; what Parquet does is tested with the rows of a real model.
 @pytest.mark.filterwarnings("ignore:Skipped test cases with unsupported payload media types")
 @schema.parametrize()
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_what_the_document_says_holds(shared: Place, case: schemathesis.Case) -> None:
     case.call_and_validate(base_url=shared.url, checks=CHECKS)

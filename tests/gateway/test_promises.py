@@ -15,6 +15,7 @@ import psutil
 import pytest
 from gateway_place import Place, chat, entity, until
 
+import plain_http
 from trimtab.store import journal
 
 LONG = " ".join(f"word{i}" for i in range(400))
@@ -42,7 +43,7 @@ def test_a_client_that_hangs_up_before_a_plain_answer_too(place: Place) -> None:
     place.route(entity(place.engine("--delay-ms", "60000")))
     place.gateway()
     with suppress(httpx.ReadTimeout):
-        httpx.post(f"{place.url}/predict", json={"input": "x"}, timeout=0.2)
+        plain_http.post(f"{place.url}/predict", json={"input": "x"}, timeout=0.2)
     (row,) = until(lambda: place.closed().values())
     assert (row.outcome, row.status_code, row.output_text) == ("cancelled", 499, None)
 
@@ -84,11 +85,11 @@ def test_an_engine_that_dies_before_it_spoke_is_asked_again_where_it_is_now(plac
 def test_a_dead_engine_is_a_502_and_a_row(place: Place) -> None:
     engine = place.engine()
     place.route(entity(engine))
-    place.gateway("--deadline", "2")  # nobody starts it again: there is nothing to wait for
+    place.gateway("--deadline", "1")  # nobody starts it again: there is nothing to wait for
     engine.stop()
     for body in ({"input": "x"}, {"inputs": ["x", "y"]}):
         path = "/predict" if "input" in body else "/invocations"
-        said = httpx.post(f"{place.url}{path}", json=body)
+        said = plain_http.post(f"{place.url}{path}", json=body)
         assert said.status_code == 502
         row = place.closed()[said.headers["x-request-id"]]
         assert (row.outcome, row.status_code, row.response) == ("error", 502, said.content)
@@ -106,7 +107,7 @@ def test_a_slow_engine_is_a_timeout(place: Place, body: dict[str, Any]) -> None:
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
     else:
-        assert httpx.post(f"{place.url}/v1/chat/completions", json=body).status_code == 504
+        assert plain_http.post(f"{place.url}/v1/chat/completions", json=body).status_code == 504
     (row,) = place.closed().values()
     assert (row.outcome, row.status_code) == ("timeout", 504)
 
@@ -174,7 +175,7 @@ def test_sigterm_finishes_what_is_being_answered(place: Place) -> None:
     assert gateway.process.wait(30) == 0
     assert place.closed()[said.headers["x-request-id"]].outcome == "ok"
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{place.url}/healthz")
+        plain_http.get(f"{place.url}/healthz")
 
 
 def test_sigterm_cuts_what_takes_too_long_and_says_so_in_the_row(place: Place) -> None:

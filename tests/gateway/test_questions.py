@@ -9,6 +9,7 @@ import openai
 import pytest
 from gateway_place import Place, chat, entity, until
 
+import plain_http
 from trimtab.store.journal import FeedbackFrame
 
 TEXT = "My parcel is late. Where is it?"
@@ -93,9 +94,9 @@ def test_the_version_decides_what_the_client_may_not(place: Place) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"properties": ORDER}}}
     place.route(entity(place.engine(), response_format=schema))
     place.gateway()
-    said = httpx.post(f"{place.url}/predict", json={"input": "hi", "temperature": 0.5})
+    said = plain_http.post(f"{place.url}/predict", json={"input": "hi", "temperature": 0.5})
     assert said.json()["output"] == {"intent": "refund", "urgency": "low"}
-    refused = httpx.post(f"{place.url}/v1/chat/completions", json=chat("hi", response_format={"type": "text"}))
+    refused = plain_http.post(f"{place.url}/v1/chat/completions", json=chat("hi", response_format={"type": "text"}))
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
 
 
@@ -103,9 +104,9 @@ def test_the_engine_is_asked_with_its_key(place: Place) -> None:
     engine = place.engine(TRIMTAB_ENGINE_KEY="right")
     place.route(entity(engine) | {"api_key": "right"})
     place.gateway()
-    assert httpx.post(f"{place.url}/predict", json={"input": "hi"}).status_code == 200
+    assert plain_http.post(f"{place.url}/predict", json={"input": "hi"}).status_code == 200
     place.route(entity(engine, version=2) | {"api_key": "wrong"})
-    said = until(lambda: (r := httpx.post(f"{place.url}/predict", json={"input": "hi"})).status_code != 200 and r)
+    said = until(lambda: (r := plain_http.post(f"{place.url}/predict", json={"input": "hi"})).status_code != 200 and r)
     assert (said.status_code, said.json()["error"]["code"]) == (502, "engine_error")
     assert "wrong" not in said.text
 

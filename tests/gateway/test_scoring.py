@@ -11,6 +11,7 @@ import httpx
 import pytest
 from gateway_place import Place, entity
 
+import plain_http
 from trimtab import processes
 
 KEY = {"TRIMTAB_ENGINE_KEY": "secret"}
@@ -43,7 +44,7 @@ def scored(place: Place) -> dict[str, object]:
 
 def post(place: Place, path: str, body: object = None, **more: object) -> httpx.Response:
     more = {"json": body} if body is not None else more
-    return httpx.post(f"{place.url}{path}", timeout=30, **more)  # type: ignore[arg-type]
+    return plain_http.post(f"{place.url}{path}", timeout=30, **more)  # type: ignore[arg-type]
 
 
 def test_invocations_and_their_answers_pass_as_they_came_and_are_one_row(place: Place) -> None:
@@ -103,8 +104,8 @@ def test_what_comes_together_is_scored_in_one_call_and_every_caller_gets_his_own
 
 def test_the_engine_lets_nobody_in_without_its_key(place: Place) -> None:
     address = place.children[0].ready["address"]
-    assert httpx.post(f"http://{address}/invocations", json={"inputs": [[1]]}).status_code == 401
-    slots = httpx.get(f"http://{address}/slots", headers={"authorization": "Bearer secret"})
+    assert plain_http.post(f"http://{address}/invocations", json={"inputs": [[1]]}).status_code == 401
+    slots = plain_http.get(f"http://{address}/slots", headers={"authorization": "Bearer secret"})
     assert slots.json() == [{"is_processing": False}]
 
 

@@ -54,7 +54,7 @@ def test_each_place_has_the_newest_checkpoint_and_an_edit_of_the_database_cannot
     assert "did not reach" in caplog.text
     assert "secret-path" not in caplog.text
     server = HTTPServer(("127.0.0.1", port), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         other = registry.register(
             where,

@@ -116,7 +116,7 @@ def webhook() -> Iterator[tuple[str, queue.Queue[dict]]]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", posted
         server.shutdown()
 

@@ -58,7 +58,7 @@ class Track:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-        self.thread = Thread(target=self.server.serve_forever, daemon=True)
+        self.thread = Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
         port = self.server.server_address[1]
         self.connection = f"InstrumentationKey={KEY};IngestionEndpoint=http://127.0.0.1:{port}/"

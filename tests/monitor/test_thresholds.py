@@ -118,7 +118,7 @@ def test_a_cost_is_summed_over_its_own_span_and_what_has_no_price_is_never_fine(
 
 
 @given(n=st.integers(1, 400), share=st.sampled_from([0.005, 0.01, 0.05, 0.1, 0.5]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_service_that_keeps_its_limit_is_called_a_breach_no_more_often_than_promised(n: int, share: float) -> None:
     critical = next((k for k in range(n + 1) if exceeds(k, n, share, thresholds.ALPHA)), None)
     if critical is not None:
@@ -127,7 +127,7 @@ def test_a_service_that_keeps_its_limit_is_called_a_breach_no_more_often_than_pr
 
 
 @given(n=st.integers(1, 3000), data=st.data(), share=st.floats(0.001, 0.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_interval_and_the_verdict_say_the_same(n: int, data: st.DataObject, share: float) -> None:
     k = data.draw(st.integers(0, n))
     bounds = share_bounds(k, n, thresholds.ALPHA)

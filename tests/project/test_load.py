@@ -30,7 +30,7 @@ FILES = {
     ),
 }
 BEFORE_ALL_RETIREMENTS = date(2026, 1, 1)
-quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Biased(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[audits.Place]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Biased)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     folder: Path = tmp_path_factory.mktemp("fair")
     (folder / "trimtab.yaml").write_text(FILE.format(port=server.server_port))
     (folder / "labels.yaml").write_text("intent: [refund, login]\nurgency: [low, high]\n")

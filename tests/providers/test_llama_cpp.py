@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
+import plain_http
 from trimtab import processes, settings
 from trimtab.errors import Corrupt, Fixable
 from trimtab.providers import ask, engine, llama_cpp, weights
@@ -84,7 +84,9 @@ def test_one_engine_embeds_texts_and_generates_when_it_is_told_to(tmp_path: Path
         assert ask.ask(opened.upstream, opened.template, ["hello"])[0].text
         headers = {"authorization": f"Bearer {opened.upstream.api_key}"}
         url = f"http://{opened.upstream.address}/v1/embeddings"
-        told = httpx.post(url, json={"input": ["my refund", "a refund", "log in"]}, headers=headers, timeout=120).json()
+        told = plain_http.post(
+            url, json={"input": ["my refund", "a refund", "log in"]}, headers=headers, timeout=120
+        ).json()
     finally:
         opened.stop()
     refund, near, far = (np.array(one["embedding"]) for one in told["data"])
@@ -103,7 +105,9 @@ def test_every_slot_knows_the_versions_prompt_before_the_first_request(tmp_path:
 
     def cached(text: str) -> int:
         messages = [*opened.template["messages"], {"role": "user", "content": text}]
-        told = httpx.post(url, json=opened.template["params"] | {"messages": messages}, headers=headers, timeout=120)
+        told = plain_http.post(
+            url, json=opened.template["params"] | {"messages": messages}, headers=headers, timeout=120
+        )
         return told.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
 
     try:

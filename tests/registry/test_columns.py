@@ -28,7 +28,7 @@ def tables(draw: st.DrawFn) -> tuple[list[Column], list[list[Any]]]:
     return columns, draw(st.lists(row, min_size=1, max_size=4))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tables(), st.randoms())
 def test_every_shape_gives_the_same_numbers_in_the_order_of_the_signature(table: Any, random: Any) -> None:
     columns, data = table

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import place
+import plain_http
 import running
 from trimtab import registry
 from trimtab.promotion import apply
@@ -118,7 +119,7 @@ def test_plain_mlflow_models_serve_serves_it(real_desk, tmp_path: Path):
         running.until(lambda: server.poll() is not None or _healthy(f"{url}/ping"))
         bodies = [{"dataframe_records": [{"input": "where is my money?"}]}, {"inputs": ["cannot sign in"]}]
         for body in bodies:
-            response = httpx.post(f"{url}/invocations", json=body, timeout=60)
+            response = plain_http.post(f"{url}/invocations", json=body, timeout=60)
             assert response.status_code == 200, (tmp_path / "serve.log").read_text()[-2000:]
             (answer,) = response.json()["predictions"]
             assert set(loaded.labels.parse(answer)) == {"intent", "urgency"}
@@ -129,6 +130,6 @@ def test_plain_mlflow_models_serve_serves_it(real_desk, tmp_path: Path):
 
 def _healthy(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).status_code == 200
+        return plain_http.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False

@@ -48,7 +48,7 @@ def flip(value: str | int, data: st.DataObject) -> str | int:
 
 
 @given(facts, st.data())
-@examples(max_examples=150, deadline=None)
+@examples(max_examples=150)
 def test_one_flipped_bit_anywhere_in_the_log_or_the_facts_is_reported(
     signer: audit.Signer, known: dict[tuple[str, str], str], data: st.DataObject
 ) -> None:
@@ -69,7 +69,7 @@ def test_one_flipped_bit_anywhere_in_the_log_or_the_facts_is_reported(
 
 
 @given(facts, st.data())
-@examples(max_examples=80, deadline=None)
+@examples(max_examples=80)
 def test_deletion_reordering_and_a_cut_end_are_reported_by_the_newest_checkpoint_alone(
     signer: audit.Signer, known: dict[tuple[str, str], str], data: st.DataObject
 ) -> None:
@@ -113,7 +113,7 @@ def test_the_tree_is_that_of_rfc_9162() -> None:
 
 
 @given(leaves, st.data())
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=200)
 def test_inclusion_proofs_hold_for_their_leaf_and_place_only(hashes: list[bytes], data: st.DataObject) -> None:
     size, tree = len(hashes), root(hashes)
     index = data.draw(st.integers(0, size - 1))
@@ -127,7 +127,7 @@ def test_inclusion_proofs_hold_for_their_leaf_and_place_only(hashes: list[bytes]
 
 
 @given(leaves, st.data())
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=200)
 def test_consistency_proofs_hold_between_a_tree_and_its_own_beginning_only(
     hashes: list[bytes], data: st.DataObject
 ) -> None:

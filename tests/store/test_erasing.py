@@ -130,7 +130,7 @@ def test_a_seal_that_was_killed_half_way_is_finished_as_it_was_begun(tmp_path: P
 
 
 @given(st.integers(0, 300), st.integers(0, 3))
-@examples(max_examples=60, deadline=None)
+@examples(max_examples=60)
 def test_an_erased_frame_has_the_size_of_the_one_before_and_is_understood(tmp_path_factory, size: int, at: int) -> None:
     folder = tmp_path_factory.mktemp("journal")
     writer = Journal(folder)

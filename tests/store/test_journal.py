@@ -77,7 +77,7 @@ def written(given_frames: list[Frame], folder: Path) -> tuple[Path, list[int]]:
 
 
 @given(some_frames, st.integers(1, 2000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_frames_read_back_in_order_across_segments(given_frames: list[Frame], segment_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), given_frames, segment_bytes)
@@ -85,7 +85,7 @@ def test_any_frames_read_back_in_order_across_segments(given_frames: list[Frame]
 
 
 @given(some_frames, st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_reading_goes_on_from_any_end_offset(given_frames: list[Frame], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         segment, ends = written(given_frames, Path(folder))
@@ -94,7 +94,7 @@ def test_reading_goes_on_from_any_end_offset(given_frames: list[Frame], data: st
 
 
 @given(some_frames, st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_cut_anywhere_a_segment_yields_the_whole_frames_before_the_cut(
     given_frames: list[Frame], data: st.DataObject
 ) -> None:
@@ -106,7 +106,7 @@ def test_cut_anywhere_a_segment_yields_the_whole_frames_before_the_cut(
 
 
 @given(some_frames, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_one_flipped_bit_is_corrupt_in_the_middle_and_a_torn_tail_at_the_end(
     given_frames: list[Frame], data: st.DataObject
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_value_that_cannot_be_written_is_refused_before_anything_is(tmp_path: 
     st.integers(1, 3000),
     st.integers(0, 150),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_recovery_closes_exactly_the_rows_left_open_and_only_once(
     steps: list[tuple[bool, int]], segment_bytes: int, torn: int
 ) -> None:

@@ -130,7 +130,7 @@ def test_before_the_first_row_everything_is_empty_and_has_its_columns(place: Set
 
 
 @given(st.integers(-5, 110), st.integers(-5, 110), st.none() | st.integers(0, 120), st.integers(0, 3))
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=40)
 def test_a_sample_is_in_order_within_bounds_and_as_large_as_asked(
     hundred: Lake, first: int, last: int, n: int | None, seed: int
 ) -> None:

@@ -21,6 +21,7 @@ import httpx
 import psutil
 from callers import BROKEN, Books, Callers, books
 
+import plain_http
 from running import Desk, desk, kill, until
 
 NO_RECORD = "journal_unavailable"
@@ -145,7 +146,7 @@ def run(served: Desk, callers: Callers, names: list[str], quiet: float = 0.3) ->
 def _whole(served: Desk) -> bool:
     """Whether every process has started: a desk that never came up whole gives up when one of them dies."""
     try:
-        dashboard = httpx.get(f"http://127.0.0.1:{served.settings.dashboard_port}/healthz").status_code
+        dashboard = plain_http.get(f"http://127.0.0.1:{served.settings.dashboard_port}/healthz").status_code
     except httpx.HTTPError:
         return False
     return dashboard < 500 and served.answers()

@@ -25,8 +25,9 @@ INTENTS = {1: "refund", 2: "login"}
 """An engine without a model answers with the first label of its version: so the answer itself names its version."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """One desk for both tests: each leaves version 1 champion and the only one that runs."""
     with desk(tmp_path_factory.mktemp("swapped")) as one:
         yield one
 

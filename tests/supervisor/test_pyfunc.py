@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 import place
+import plain_http
 from running import MODEL, Desk, desk, kill, until
 from trimtab import registry
 from trimtab.cli import app
@@ -77,7 +78,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 def post(served: Desk, body: Any = None, path: str = "/invocations", **more: Any) -> httpx.Response:
     more = {"json": body} if body is not None else more
-    return httpx.post(f"{served.url}{path}", timeout=60, **more)
+    return plain_http.post(f"{served.url}{path}", timeout=60, **more)
 
 
 def test_every_shape_and_format_gets_the_models_own_answers(served: Desk) -> None:

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+import plain_http
 from running import MODEL, Desk, desk, kill, until
 from trimtab import registry
 from trimtab.records.record import utc_now
@@ -126,9 +127,10 @@ def test_what_is_killed_is_started_again_and_questions_are_answered(served: Desk
     assert served.up.poll() is None
 
 
-def test_callers_are_answered_while_the_control_process_cannot_start(served: Desk) -> None:
+def test_callers_are_answered_while_the_control_process_cannot_start_and_mlflow_is_away(served: Desk) -> None:
     served.stop()
-    with socket.create_server(("127.0.0.1", served.settings.dashboard_port)):
+    with socket.create_server(("127.0.0.1", served.settings.dashboard_port)), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # MLflow's client tries again for minutes
         served.start()
         assert champion_answers(served) == f"{MODEL}/1"
     until(lambda: responds(f"http://127.0.0.1:{served.settings.dashboard_port}/healthz"))
@@ -144,7 +146,7 @@ def others(served: Desk, module: str, than: int) -> bool:
 
 def responds(url: str) -> bool:
     try:
-        return httpx.get(url).status_code < 500
+        return plain_http.get(url).status_code < 500
     except httpx.HTTPError:
         return False
 

@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_what_it_was_answering(ser
     def client() -> None:
         while not done.is_set():
             try:  # a new connection each time, so that the kernel spreads them
-                reply = httpx.post(f"{served.url}/predict", json={"input": "where is it?"}, timeout=30)
+                reply = served.http.post(f"{served.url}/predict", json={"input": "where is it?"})
             except httpx.TransportError as error:
                 broken.append(error)
                 continue

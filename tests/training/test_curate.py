@@ -95,7 +95,7 @@ traffic = st.lists(
 
 
 @given(traffic, st.sampled_from(["none", "counterfactual_augmentation"]), st.randoms())
-@effort(max_examples=30, deadline=None)
+@effort(max_examples=30)
 def test_train_is_disjoint_from_holdout_and_frames_and_the_same_for_the_same_rows(
     rows: list[Row], mitigation: Mitigation, order: random.Random
 ) -> None:
@@ -124,7 +124,7 @@ def test_train_is_disjoint_from_holdout_and_frames_and_the_same_for_the_same_row
 
 
 @given(traffic, traffic)
-@effort(max_examples=20, deadline=None)
+@effort(max_examples=20)
 def test_what_was_held_out_once_stays_held_out(first: list[Row], later: list[Row]) -> None:
     before = run([*ENOUGH, *first])
     after = run([*ENOUGH, *first, *later], "counterfactual_augmentation")
@@ -133,7 +133,7 @@ def test_what_was_held_out_once_stays_held_out(first: list[Row], later: list[Row
 
 
 @given(st.integers(0, 6))
-@effort(max_examples=7, deadline=None)
+@effort(max_examples=7)
 def test_a_label_joins_when_enough_people_used_it_and_is_left_out_before(people: int) -> None:
     dataset = run([*ENOUGH, *(Row(text, "phishing") for text in TEXTS[100 : 100 + people])])
     used = {case.label["intent"] for name in ("train", "holdout") for case in part(dataset, name)}

@@ -249,7 +249,7 @@ def test_a_refusal_is_named_before_anything_was_started(
     assert arm.heard == []
 
 
-@settings_of_hypothesis(max_examples=25, deadline=None)
+@settings_of_hypothesis(max_examples=25)
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=10, max_size=30))
 def test_every_text_comes_back_from_its_line(texts: list[str]) -> None:
     content = hosted.chat_lines([case(n, text) for n, text in enumerate(texts)], "Sort.", LABELS)

@@ -121,12 +121,26 @@ def ended(pid: int) -> bool:
         return True
 
 
-def test_a_run_killed_with_its_parent_resumes_to_the_same_adapter(settings: Settings, tiny_base: Path) -> None:
+SECTION = LoraSection(epochs=5.0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Settings, DatasetVersion]:
+    """A place where a run of 48 rows by SECTION was made, key cycle-1/1, and its data."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_BLOBS", str(folder / "blobs"))
+        settings = settings_module.load(folder)
     data = dataset(settings.datasets / "d", 48)
-    section = LoraSection(epochs=5.0)
-    undisturbed = settings_module.load(settings.root / "elsewhere")
-    whole_steps: list[float] = []
-    whole = tune(undisturbed, data, tiny_base, section, whole_steps)
+    tune(settings, data, tiny_base, SECTION, [])
+    return settings, data
+
+
+def test_a_run_killed_with_its_parent_resumes_to_the_same_adapter(
+    settings: Settings, tiny_base: Path, undisturbed: tuple[Settings, DatasetVersion]
+) -> None:
+    data, section = dataset(settings.datasets / "d", 48), SECTION
+    whole = tune(*undisturbed, tiny_base, section, [])  # done already
     assert whole.steps == 30
     assert whole.loss_last < whole.loss_first
 
@@ -149,9 +163,11 @@ def test_a_run_killed_with_its_parent_resumes_to_the_same_adapter(settings: Sett
     assert tune(settings, data, tiny_base, section, steps) == resumed  # done: no trainer is started any more
 
 
-def test_a_run_goes_on_from_an_earlier_adapter_of_its_own_shape(settings: Settings, tiny_base: Path) -> None:
-    data = dataset(settings.datasets / "d", 48)
-    first = tune(settings, data, tiny_base, LoraSection(epochs=5.0), [])
+def test_a_run_goes_on_from_an_earlier_adapter_of_its_own_shape(
+    tiny_base: Path, undisturbed: tuple[Settings, DatasetVersion]
+) -> None:
+    settings, data = undisturbed
+    first = tune(settings, data, tiny_base, SECTION, [])
     second = tune(settings, data, tiny_base, LoraSection(), [], key="cycle-1/2", adapter=first.adapter_sha256)
     assert second.start_adapter_sha256 == first.adapter_sha256
     assert second.loss_first < (first.loss_first + first.loss_last) / 2, "started afresh"

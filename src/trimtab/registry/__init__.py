@@ -58,8 +58,11 @@ def base_weights(settings: Settings, project: Project, base: str) -> Weights:
     return Weights(name=base, sha256=artifacts.put_blob(settings, weights.fetch(settings.blobs, base)))
 
 
-def register_base(settings: Settings, loaded: Loaded) -> ModelVersion:
-    """Register the file's model as a version; the first one becomes champion. Same content, same version."""
+def register_base(settings: Settings, loaded: Loaded, show: bool = True) -> ModelVersion:
+    """Register the file's model as a version; the first one becomes champion. Same content, same version.
+
+    Without `show` the caller sees to `show_aliases`: a version that is known needs no MLflow, which takes seconds.
+    """
     project, control = loaded.project, Control(settings)
     version = register_on(settings, loaded, control, project.model.base, "from trimtab.yaml")
     if control.alias(project.name, "champion") is None:
@@ -73,7 +76,8 @@ def register_base(settings: Settings, loaded: Loaded) -> ModelVersion:
             reason="the first registered version",
         )
         control.move([move])
-    show_aliases(settings, control, project.name)
+    if show:
+        show_aliases(settings, control, project.name)
     return version
 
 
