@@ -43,6 +43,7 @@ def main() -> None:
         for where, texts in sets.items():
             stopped = [text for text in texts if guard_set.judge(checks, "input", text).blocked is not None]
             rate = proportion(len(stopped), len(texts))
+            assert rate is not None  # noqa: S101 (no set is empty)
             print(f"{name:<18} {where:<16} {len(stopped):>3} of {len(texts):<6} [{rate.low:.4f}, {rate.high:.4f}]")
             for text in stopped[:8]:
                 print(f"    {text[:110]}")
