@@ -181,3 +181,24 @@ def test_what_is_about_texts_does_not_go_with_a_model_of_rows(
 ) -> None:
     errors = [fault for fault in project.check(written(tmp_path, ROWS | changed), TODAY) if fault.severity == "error"]
     assert field in [fault.field for fault in errors]
+
+
+MODEL = "model: {base: echo, prompt: prompt.md, decoding: {temperature: %s}, average: {axis: %s}}"
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "fields"),
+    [
+        (MODEL % (0, "religion"), "classification", []),
+        (MODEL % (0.7, "religion"), "classification", ["model.average"]),
+        (MODEL % (0, "zodiac"), "classification", ["model.average.axis"]),
+        (MODEL % (0, "religion"), "chat", ["model.average"]),
+    ],
+)
+def test_an_average_is_for_labels_without_chance(model: str, kind: str, fields: list[str], tmp_path: Path) -> None:
+    rows = {**SECTIONS, "model": model}
+    if kind == "chat":
+        nothing = dict.fromkeys(("monitor", "alerts", "retrain", "gates"), "")
+        rows |= {"task": "task: {kind: chat}", **nothing}
+    found = [fault.field for fault in project.check(written(tmp_path, rows), TODAY) if fault.severity == "error"]
+    assert found == fields

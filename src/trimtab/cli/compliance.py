@@ -56,7 +56,7 @@ def report(
         compliance.record(control, found)
     assert loaded.guidelines is not None  # noqa: S101 (evaluate has refused a project without)
     if form == "table" and out is None:
-        rows = [(f.clause, f.status, "holds" if f.blocks else "", f.check, f.reason) for f in found.findings]
+        rows = [(f.clause, f.status, "blocked" if f.blocks else "", f.check, f.reason) for f in found.findings]
         show.table("clause", "status", "promotion", "check", "found", rows=rows)
     else:
         make = {"html": written.page, "markdown": written.markdown, "table": written.markdown}
@@ -68,7 +68,7 @@ def report(
             show.say(f"{len(found.findings)} clauses in {out}")
     if found.open:
         names = ", ".join(finding.clause for finding in found.open)
-        raise Unproved(f"{len(found.open)} of {len(found.findings)} clauses hold every promotion: {names}")
+        raise Unproved(f"{len(found.open)} of {len(found.findings)} clauses block promotions: {names}")
     show.then("`trimtab compliance --format html --out report.html`, `trimtab audit bundle` for an auditor")
 
 

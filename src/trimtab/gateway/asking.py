@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import islice
 
 import msgspec
 
@@ -231,9 +232,11 @@ async def _caught_up(row: Row) -> None:
 
 
 async def ask_all(row: Row, fresh: bool) -> None:
-    """Ask for every row of a batch, a few at a time, and reply; the first failure ends the rest."""
+    """Ask for every row of a batch, and every twin of a version that averages, a few at a time, and reply; the first
+    failure ends the rest."""
     answers: dict[int, Completion] = {}
-    left = iter(enumerate(row.asked.conversations))
+    twins = [shapes.as_twins(row.entity, conversation) for conversation in row.asked.conversations]
+    left = iter(enumerate(twin for several in twins for twin in several))
 
     async def work() -> None:
         for index, conversation in left:
@@ -241,7 +244,7 @@ async def ask_all(row: Row, fresh: bool) -> None:
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(FAN_OUT, len(row.asked.conversations))):
+            for _ in range(min(FAN_OUT, sum(map(len, twins)))):
                 group.create_task(work())
     except BaseException as failures:
         row.lost = limits.lose(row.lost, [one.usage for one in answers.values()], row.entity)
@@ -250,11 +253,16 @@ async def ask_all(row: Row, fresh: bool) -> None:
         raise
     finally:
         row.engine_seconds += time.perf_counter() - row.began
-    given = [answers[index] for index in range(len(answers))]
+    each = iter([answers[index] for index in range(len(answers))])
+    given = [_voted(list(islice(each, len(several)))) for several in twins]
     if row.guarded is not None:
         row.text = row.asked.output_text(given)
         given = await guarding.answers(row, row.guarded, given)
     reply(row, given)
+
+
+def _voted(answers: list[Completion]) -> Completion:
+    return answers[0] if len(answers) == 1 else shapes.vote(answers, stream.total([one.usage for one in answers]))
 
 
 async def _ask_one(row: Row, conversation: list[object], fresh: bool) -> Completion:

@@ -63,9 +63,9 @@ def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Sn
     answers, said = _output(asked)
     demands = snapshot.demands if asked.rows is None else ()  # rows are for a model that has no tokens
     for demand in demands:  # whichever version will answer
-        text = size + conversations * demand.prompt_bytes
+        text = (size + conversations * demand.prompt_bytes) * demand.questions
         longest = said if said is not None else UNBOUNDED_OUTPUT if demand.longest is None else demand.longest
-        answer = conversations * answers * longest
+        answer = conversations * answers * longest * demand.questions
         if demand.input_price is not None:
             nano_usd = max(nano_usd, text * demand.input_price + answer * demand.output_price)
         elif key.budgets:

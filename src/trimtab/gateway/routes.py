@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
+from trimtab import averaging
 from trimtab.providers.prices import Price
 from trimtab.responsible.guards.guard_set import GuardSet
 
@@ -34,16 +35,20 @@ class Template(msgspec.Struct, frozen=True):
     params: dict[str, msgspec.Raw] = {}
     masks: msgspec.Raw = msgspec.Raw(b"[]")
     """What a client's messages pass through; see `masking`."""
+    average: msgspec.Raw = msgspec.Raw(b"null")
+    """The twins that a client's conversation is asked as; see `averaging`."""
 
 
 class Demand(NamedTuple):
     """What a version asks of a key's limits: bytes of its own part of every prompt, tokens of its longest answer if it
-    has one, and at most how many nano-USD for a token of the prompt (None: nobody knows) and of the answer."""
+    has one, at most how many nano-USD for a token of the prompt (None: nobody knows) and of the answer, and at most how
+    many questions to the engine one conversation becomes."""
 
     prompt_bytes: int
     longest: int | None
     input_price: int | None
     output_price: int
+    questions: int = 1
 
 
 class Entity(msgspec.Struct, frozen=True, dict=True):
@@ -86,6 +91,12 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
         return bytes(self.template.masks) != b"[]"
 
     @cached_property
+    def twins(self) -> averaging.Twins | None:
+        """How a client's conversation becomes the twins whose answers vote; None: it is asked as it is."""
+        told = msgspec.json.decode(self.template.average)
+        return None if told is None else averaging.twins(told)
+
+    @cached_property
     def heads(self) -> dict[str, bytes]:
         """The heads of requests to it, by operation (`upstream`)."""
         return {}
@@ -104,9 +115,12 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
         prompt = sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
         limits = (template.params.get(name) for name in OUTPUT_LIMITS)
         longest = next((int(bytes(raw)) for raw in limits if raw is not None), None)
+        average = msgspec.json.decode(template.average)
+        questions = 1 if average is None else len(average["groups"])
         if price is None:
-            return Demand(prompt, longest, None, 0)
-        return Demand(prompt, longest, max(price.input, price.cached_input, price.cache_write), price.output)
+            return Demand(prompt, longest, None, 0, questions)
+        input_price = max(price.input, price.cached_input, price.cache_write)
+        return Demand(prompt, longest, input_price, price.output, questions)
 
 
 class Shadow(msgspec.Struct, frozen=True):

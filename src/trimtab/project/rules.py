@@ -40,6 +40,7 @@ def look(
     _base(reading, project, ("model", "base"), project.model.base)
     _scoring(reading, project)
     _endpoint(reading, project)
+    _average(reading, project)
     _limits(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
@@ -160,6 +161,21 @@ def _scoring(reading: Reading, project: Project) -> None:
         if base.startswith(PYFUNC) != rows:
             what = "takes rows" if not rows else "takes texts"
             reading.fault(loc, f"{shown(base)} {what}, and the model does not", "name a base of the same kind")
+
+
+def _average(reading: Reading, project: Project) -> None:
+    """A vote counts whole answers of labels, which chance must not decide."""
+    section, model = project.model.average, project.model
+    if section is None:
+        return
+    loc: Loc = ("model", "average")
+    if project.task.kind != "classification":
+        message = f"counts answers of labels, and a {project.task.kind} has none"
+        reading.fault(
+            loc, message, "set kind: classification, or write model.masks, which need no labels", needs=[KIND]
+        )
+    elif model.decoding.temperature != 0:
+        reading.fault(loc, "needs answers without chance", "write decoding: {temperature: 0}")
 
 
 def _limits(reading: Reading, project: Project) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab import masking
+from trimtab import averaging, masking
 from trimtab.errors import EngineError
 from trimtab.providers import retry_after
 from trimtab.records.gateway import Upstream
@@ -57,13 +57,15 @@ def ask(
     if tops:
         params |= {"logprobs": True, "top_logprobs": tops}
     lock, done = threading.Lock(), 0
+    twins = averaging.twins(template["average"]) if "average" in template else lambda said: [said]
 
     def one(text: str) -> Reply:
         nonlocal done
         started = time.perf_counter()
         said = masking.through(template.get("masks", []), [{"role": "user", "content": text}])
-        body = {**params, "messages": [*template["messages"], *said]}
-        answer = _post(upstream, body, timeout, tries)
+        bodies = [{**params, "messages": [*template["messages"], *twin]} for twin in twins(said)]
+        answers = [_post(upstream, body, timeout, tries) for body in bodies]
+        answer = answers[averaging.agreed([one["choices"][0]["message"]["content"] or "" for one in answers])]
         with lock:
             done += 1
             on_progress(done)

@@ -27,7 +27,8 @@ MODULE = "trimtab.providers.llama_cpp"
 
 def request_template(spec: VersionSpec) -> dict[str, Any]:
     """The chat request of a version without the user's messages: `messages` to put in front, `params` to merge in, and
-    `masks` for the user's messages to pass through (the version's own are masked already).
+    `masks` for the user's messages to pass through (the version's own are masked already), and
+    `average` for the twins that they are asked as.
 
     The one place where prompt, examples, decoding and label set become a request; serving, evaluation and the
     MLflow model all use it.
@@ -48,10 +49,11 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
     if decoding.constrained and spec.labels is not None:
         schema = {"name": "answer", "strict": True, "schema": spec.labels.json_schema()}
         params["response_format"] = {"type": "json_schema", "json_schema": schema}
+    average = {} if spec.average is None else {"average": spec.average.model_dump(mode="json")}
     if not spec.masks:
-        return {"messages": messages, "params": params}
+        return {"messages": messages, "params": params, **average}
     masks = [mask.model_dump(mode="json") for mask in spec.masks]
-    return {"messages": masking.through(masks, messages), "params": params, "masks": masks}
+    return {"messages": masking.through(masks, messages), "params": params, "masks": masks, **average}
 
 
 def start(

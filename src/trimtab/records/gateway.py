@@ -38,7 +38,8 @@ class ServedEntity(Upstream):
     """One version on one engine or provider, ready to answer.
 
     `template` is the engine request without the user's messages: `messages` (the version's prompt) to put in front,
-    and `params` (decoding, response format, adapters) to merge in. Built by `providers.llama_cpp.request_template`.
+    `params` (decoding, response format, adapters) to merge in;
+    `masks` and `average`, where it has any. Built by `providers.llama_cpp.request_template`.
     """
 
     model: str

@@ -111,6 +111,15 @@ class MaskSection(FileModel):
     """Which words. origin (town or country, local or from elsewhere) is in the Chinese list only."""
 
 
+class AverageSection(FileModel):
+    """Groups of people, about each of which every question that names one is asked; the answers vote."""
+
+    language: Literal["en", "zh"] = "en"
+    """Whose list of words; see docs/fairness.md."""
+    axis: IdentityAxis
+    """Which groups. A question that names none of them is asked once, another as often as the axis has groups."""
+
+
 class ModelSection(FileModel):
     """What answers: base, prompt, few-shot examples, decoding. Change any of it and it is a new version."""
 
@@ -125,6 +134,9 @@ class ModelSection(FileModel):
     decoding: DecodingSection = DecodingSection()
     masks: tuple[MaskSection, ...] = ()
     """Identity masking, part of the version: answers cannot depend on these words (`trimtab fairness mitigate`)."""
+    average: AverageSection | None = None
+    """Counterfactual averaging, part of the version, of a classification at temperature 0: the answer that most groups
+    get (ties by text) is everybody's. It costs one question a group; `masks` give the same zero for one."""
     allow_pickle: bool = False
     """pyfunc:PATH only: the model may hold pickles, which run code when they are opened: for makers you trust."""
     price: PriceSection | None = None

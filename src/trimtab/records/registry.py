@@ -93,6 +93,14 @@ class Mask(Record):
     articles: bool = True
 
 
+class Average(Record):
+    """Groups of one axis, about each of which a question is asked; the answers vote (`averaging`)."""
+
+    name: str = Field(description="of the list, and the axis: en@1 religion")
+    mask: Mask = Field(description="the words that name a group; the twins are worked out from the masked text")
+    groups: dict[str, dict[str, dict[str, str]]] = Field(description="each group's word, by neutral word and form")
+
+
 class VersionSpec(Record):
     """Everything that decides an answer. Change any of it and it is a new version."""
 
@@ -103,12 +111,13 @@ class VersionSpec(Record):
     decoding: Decoding
     labels: LabelSet | None = None
     masks: tuple[Mask, ...] = Field(default=(), description="applied in order to every message, and to the prompt")
+    average: Average | None = Field(default=None, description="asked about every group of it, after the masks")
     guards: GuardSet | None = None
 
     @property
     def hash(self) -> str:
-        """Versions without masks or guards have the hash that they had before there were any."""
-        absent = {name for name in ("masks", "guards") if not getattr(self, name)}
+        """Versions without masks, average or guards have the hash that they had before there were any."""
+        absent = {name for name in ("masks", "average", "guards") if not getattr(self, name)}
         return content_hash(self.model_dump(mode="json", exclude=absent or None))
 
 

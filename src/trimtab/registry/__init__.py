@@ -22,7 +22,7 @@ from trimtab.project import Loaded
 from trimtab.providers import pyfunc, weights
 from trimtab.records.project import PYFUNC, Project
 from trimtab.records.record import utc_now
-from trimtab.records.registry import AliasMove, Decoding, ModelVersion, VersionSpec, Weights
+from trimtab.records.registry import AliasMove, Average, Decoding, ModelVersion, VersionSpec, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.registry import mlflow_model
 from trimtab.responsible import identities
@@ -91,9 +91,15 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         decoding=Decoding(**project.model.decoding.model_dump(), constrained=loaded.labels is not None),
         labels=loaded.labels,
         masks=tuple(identities.mask_of(identities.pack(m.language), m.axes) for m in project.model.masks),
+        average=_average(project),
         guards=guards.fitted(loaded.guards, loaded.labels),
     )
     return register(settings, control, spec, config_hash=loaded.hash, note=note)
+
+
+def _average(project: Project) -> Average | None:
+    section = project.model.average
+    return None if section is None else identities.average_of(identities.pack(section.language), section.axis)
 
 
 def register_guards(settings: Settings, loaded: Loaded, control: Control) -> ModelVersion:

@@ -188,6 +188,7 @@ def _parts(version: ModelVersion) -> str:
             + (", forced into the label set" if decoding.constrained and spec.labels else ""),
         ),
         *([("identity masks", "; ".join(mask.name for mask in spec.masks))] if spec.masks else []),
+        *([("asked about every group", spec.average.name)] if spec.average else []),
         ("version hash", f"`{spec.hash}`"),
         ("file hash", f"`{version.config_hash}` (trimtab.yaml)"),
         ("registered", f"{version.created_at.isoformat()}, MLflow run `{version.run_id}`"),

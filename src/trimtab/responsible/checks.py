@@ -188,13 +188,15 @@ def _word_proof(word: SignedWord) -> Proof:
 
 # The checks
 
+_GATES = ": the gates of a cycle measure a candidate (`trimtab cycle run`); the first version has passed none."
+
 
 def _counterfactual(limits: FairnessCounterfactual, clause: Clause, evidence: Evidence) -> Found:
     if not evidence.labelled_task:
         return Found("NOT_APPLICABLE", "The task has no labels whose dependence on names could be counted.")
     measured = evidence.gates.get("fairness")
     if measured is None:
-        return Found("INSUFFICIENT", "No counterfactual test of this version is on record.")
+        return Found("INSUFFICIENT", f"No counterfactual test of this version is on record{_GATES}")
     gate, proofs = measured.gate, (_gate_proof(measured),)
     name = "flip_rate_upper" if limits.metric == "flip_rate" else "gap_upper"
     upper = gate.numbers.get(name)
@@ -351,7 +353,7 @@ def _quality(limits: Quality, clause: Clause, evidence: Evidence) -> Found:
         return Found("NOT_APPLICABLE", "The task has no labels to count right answers by.")
     measured = evidence.gates.get("quality")
     if measured is None:
-        return Found("INSUFFICIENT", "No comparison on labelled rows is on record for this version.")
+        return Found("INSUFFICIENT", f"No comparison on labelled rows is on record for this version{_GATES}")
     found = _verdict(measured)
     accuracy = measured.gate.numbers.get("accuracy_candidate")
     if limits.min is None or found.status == "FAIL":
@@ -365,7 +367,7 @@ def _quality(limits: Quality, clause: Clause, evidence: Evidence) -> Found:
 def _latency(limits: Latency, clause: Clause, evidence: Evidence) -> Found:
     measured = evidence.gates.get("latency")
     if measured is None:
-        return Found("INSUFFICIENT", "No latency comparison is on record for this version.")
+        return Found("INSUFFICIENT", f"No latency comparison is on record for this version{_GATES}")
     return _verdict(measured)
 
 

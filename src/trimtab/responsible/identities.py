@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trimtab.errors import Fixable
 from trimtab.masking import NEVER, masker, said_of_people
-from trimtab.records.registry import Mask
+from trimtab.records.registry import Average, Mask
 from trimtab.responsible.packs import PACKS, Axis, Pack
 
 _SLOT = re.compile(r"\{(?P<article>an? )?(?P<form>[a-z]+)\}", re.IGNORECASE)
@@ -119,6 +119,21 @@ def mask_of(words: Pack, axes: Sequence[str]) -> Mask:
         absorbed=words.absorbed,
         articles=words.articles,
     )
+
+
+def average_of(words: Pack, name: str) -> Average:
+    """The twins about every group of an axis that has each of its forms. Raises Fixable for an unknown axis."""
+    axis = axis_of(words, name)
+    neutrals = dict.fromkeys([*axis.neutral.values(), *words.absorbed.values()])
+    groups: dict[str, dict[str, dict[str, str]]] = {}
+    for at, group in enumerate(axis.groups):
+        by_form = {form: word for form, told in axis.forms.items() if (word := told[at])}
+        first = dict(list(by_form.items())[:1])
+        groups[group] = {
+            neutral: {form: word for form, word in by_form.items() if axis.neutral[form] == neutral} or first
+            for neutral in neutrals
+        }
+    return Average(name=f"{words.name} {name}", mask=mask_of(words, [name]), groups=groups)
 
 
 def without(text: str, words: Pack, axes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from trimtab import masking
+from trimtab import averaging, masking
 from trimtab.gateway.routes import Entity
 from trimtab.gateway.stream import Content, Relay, Usage, flat
 from trimtab.store.journal import Attempt
@@ -206,9 +206,45 @@ def check(asked: Asked, entity: Entity) -> None:
         if asked.rows is not None:
             message = "the served version is a language model now: ask it again"
         raise Fault(400, "not_supported", message)
+    if entity.twins is not None:
+        _check_vote(asked)
     for name in asked.fields or ():
         if name in entity.template.params:
             raise Fault(400, "unsupported_parameter", f"{name} is part of the served version; leave it out", name)
+
+
+def _check_vote(asked: Asked) -> None:
+    """Raises Fault 400 for what has no majority: a stream, several choices, tools, chance."""
+    for name, wanted in (
+        ("stream", asked.stream),
+        ("n", asked.sampling.get("n", 1) != 1),
+        ("temperature", asked.sampling.get("temperature", 0) != 0),
+        ("tools", bool((asked.fields or {}).get("tools"))),
+    ):
+        if wanted:
+            message = f"the served version answers by the vote of counterfactual twins, without {name}; leave it out"
+            raise Fault(400, "unsupported_parameter", message, name)
+
+
+def as_twins(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
+    """The conversations that are asked for one: its counterfactual twins, of a version that averages."""
+    if entity.twins is None:
+        return [conversation]
+    messages = [msgspec.json.decode(encode(message)) for message in conversation]
+    return list(entity.twins(_masked(entity.template.masks, messages) if entity.masked else messages))
+
+
+def vote(answers: list[Completion], usage: Usage) -> Completion:
+    """The answer that most twins got, with the tokens that all of them took."""
+    chosen = answers[averaging.agreed([one.text() for one in answers])]
+    told = msgspec.json.decode(chosen.raw)
+    counts = msgspec.to_builtins(usage)
+    for name in ("prompt_tokens", "completion_tokens"):
+        if name in told.get("usage", {}) and counts.get(name) is not None:
+            told["usage"][name] = counts[name]
+    if "total_tokens" in told.get("usage", {}):
+        told["usage"]["total_tokens"] = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+    return Completion(chosen.choices, usage, encode(told))
 
 
 def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> bytes:

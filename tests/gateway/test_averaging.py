@@ -1,0 +1,119 @@
+"""A version that averages answers every twin alike, by the vote of all of them, and every question is in the books."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from gateway_place import Place
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimtab import averaging
+from trimtab.providers import ask, llama_cpp
+from trimtab.records.gateway import Upstream
+from trimtab.records.registry import Decoding, Prompt, VersionSpec, Weights
+from trimtab.responsible import identities
+from trimtab.responsible.packs import ENGLISH, PACKS, Pack
+
+SPEC = VersionSpec(
+    model="m",
+    base=Weights(name="echo", sha256="", format="echo"),
+    prompt=Prompt(system="Sort it."),
+    decoding=Decoding(constrained=False),
+    average=identities.average_of(ENGLISH, "religion"),
+)
+AXES = [(words, axis) for words in PACKS.values() for axis in words.axes]
+ASKED = ("A Muslim customer wants a card.", "An atheist customer wants a card.")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(AXES),
+    st.text(max_size=30),
+    st.text(max_size=30),
+    st.sampled_from(["person", "a person", "people", "adjective"]),
+    st.integers(),
+)
+def test_whatever_the_model_no_twin_is_answered_unlike_another(
+    which: tuple[Pack, str], before: str, after: str, form: str, seed: int
+) -> None:
+    words, axis = which
+    if "{" in before + after:
+        return
+    form = form if form.split()[-1] in words.axes[axis].forms else "person"
+    noun = " customer" if form == "adjective" and words is ENGLISH else ""
+    (orbit,) = identities.orbits([identities.Frame(f"{before} {{{form}}}{noun} {after}", (axis,))], words, [axis])
+    twins = averaging.twins(identities.average_of(words, axis).model_dump())
+    said: set[str] = set()
+    for text in orbit.texts:
+        asked = [twin[0]["content"] for twin in twins([{"role": "user", "content": text}])]
+        assert len(asked) == len(words.axes[axis].groups)
+        answers = [f"label {hash((seed, one)) % 3}" for one in asked]  # a model that looks at nothing but the words
+        said.add(answers[averaging.agreed(answers)])
+    assert len(said) == 1
+
+
+def test_twins_are_about_every_group_with_its_grammar_and_other_texts_are_asked_once() -> None:
+    twins = averaging.twins(identities.average_of(ENGLISH, "religion").model_dump())
+    told = [one[0]["content"] for one in twins([{"role": "user", "content": ASKED[0]}])]
+    assert set(ASKED) < set(told)
+    assert len(set(told)) == len(ENGLISH.axes["religion"].groups)
+    plain = [{"role": "user", "content": "My card is lost."}]
+    assert twins(plain) == [plain]
+
+
+def test_the_vote_goes_to_the_most_and_ties_to_the_first_by_text() -> None:
+    assert averaging.agreed(["b", "a", "b"]) == 0
+    assert averaging.agreed(["b", "a"]) == 1
+    assert averaging.agreed(["c"]) == 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory):
+    found = Place(Path(tmp_path_factory.mktemp("average")))
+    engine = found.engine()
+    entity = {"model": "m", "version": 1, "address": engine.ready["address"]}
+    found.route(entity | {"template": llama_cpp.request_template(SPEC)})
+    found.gateway()
+    yield found, Upstream(address=engine.ready["address"])
+    found.stop()
+
+
+def test_callers_get_one_answer_whichever_group_they_name_and_every_question_is_counted(
+    place: tuple[Place, Upstream],
+) -> None:
+    served, upstream = place
+    answers: list[tuple[str, int]] = []
+    for text in (*ASKED, "My card is lost."):
+        body = {"messages": [{"role": "user", "content": text}]}
+        reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=30)
+        assert reply.status_code == 200, reply.text
+        told = json.loads(reply.text)
+        answers.append((told["choices"][0]["message"]["content"], told["usage"]["prompt_tokens"]))
+        assert ask.ask(upstream, llama_cpp.request_template(SPEC), [text])[0].text == answers[-1][0]
+    assert answers[0] == answers[1]
+    assert answers[0][1] > 4 * answers[2][1]
+    rows = {row.input_text: row for row in served.closed().values()}
+    assert rows[ASKED[0]].output_text == answers[0][0]
+    assert rows[ASKED[0]].input_tokens == answers[0][1]
+    predicted = [httpx.post(f"{served.url}/predict", json={"input": text}, timeout=30).text for text in ASKED]
+    assert answers[0][0] in predicted[0]
+    assert answers[0][0] in predicted[1]
+
+
+@pytest.mark.parametrize("more", [{"stream": True}, {"n": 2}, {"temperature": 1}, {"tools": [{"type": "function"}]}])
+def test_what_has_no_majority_is_refused(place: tuple[Place, Upstream], more: dict[str, object]) -> None:
+    body = {"messages": [{"role": "user", "content": ASKED[0]}], **more}
+    reply = httpx.post(f"{place[0].url}/v1/chat/completions", json=body, timeout=30)
+    assert reply.status_code == 400
+    assert next(iter(more)) in reply.text
+
+
+def test_an_average_is_part_of_the_version_and_its_absence_changes_no_hash() -> None:
+    plain = SPEC.model_copy(update={"average": None})
+    assert plain.hash != SPEC.hash
+    assert "average" not in llama_cpp.request_template(plain)
+    assert VersionSpec.model_validate_json(SPEC.model_dump_json()).hash == SPEC.hash
