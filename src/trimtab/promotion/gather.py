@@ -25,7 +25,7 @@ Say = Callable[[float, float | None, str], None]
 
 FIRST_LOOK = 40
 """Pairs after which a failure may already be called, so that a plainly unfair candidate costs no more answers."""
-BARE_ROWS = 16
+BARE_ROWS = 8
 """Rows put to the bare base, which is shown for scale only: enough to tell prose from answers."""
 
 

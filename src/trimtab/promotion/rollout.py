@@ -22,7 +22,8 @@ from trimtab.settings import Settings
 from trimtab.store.control import Control
 from trimtab.store.lake import AnyLake, Lake
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
+"""Between two looks: each reads the lake, on the processors that answer."""
 
 
 @dataclass(frozen=True)

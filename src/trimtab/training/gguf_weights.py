@@ -33,10 +33,22 @@ _WHOLE = {
 _CONTROL, _USER_DEFINED = int(gguf.TokenType.CONTROL), int(gguf.TokenType.USER_DEFINED)
 
 
+class _Reader(gguf.GGUFReader):
+    """Of the file's two hundred thousand strings each is a slice, and slices of numpy's memmap cost thrice an array's."""
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._mapped
+
+    @data.setter
+    def data(self, mapped: np.ndarray) -> None:
+        self._mapped = np.asarray(mapped)
+
+
 def open_base(path: Path) -> gguf.GGUFReader:
     """The file, opened. Raises Fixable when it is no GGUF of the Llama architecture."""
     try:
-        reader = gguf.GGUFReader(path)
+        reader = _Reader(path)
     except (ValueError, OSError) as error:
         raise Fixable(f"{path} is not a readable GGUF file: {error}", "set model.base to a GGUF file") from None
     architecture = value(reader, "general.architecture")
