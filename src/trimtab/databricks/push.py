@@ -68,7 +68,7 @@ def _version(settings: Settings, wire: Wire, client: MlflowClient, name: str, pa
 
     def publish(resource: Resource) -> None:
         version: ModelVersion = resource.given["version"]
-        body = {"source": f"models:/{version.spec.model}/{version.version}", "tags": resource.body["tags"]}
+        body = {"source": unity_catalog.source(version), "tags": resource.body["tags"]}
         wire.write(Request("MLFLOW", f"create_model_version {name}", body))
         with whole_parts():
             unity_catalog.publish(settings, client, version, name, package)

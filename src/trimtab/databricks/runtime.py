@@ -23,11 +23,14 @@ from trimtab.records.project import Project
 from trimtab.records.record import utc_now
 from trimtab.registry import unity_catalog
 from trimtab.settings import Settings
+from trimtab.store import key_file
 from trimtab.store.control import Control
 from trimtab.store.subjects import Subjects
 
 DATABASE_KEY = "database-url"
 """The key of the secret that holds the control database's URL."""
+MASTER_KEY = "master-key"
+"""The key of the secret that holds the text of .trimtab/master.key: without it a legal hold would not be found."""
 
 
 def in_workspace() -> bool:
@@ -63,6 +66,18 @@ def settings_of(settings: Settings, project: Project) -> Settings:
         unity_schema=f"{target.catalog}.{target.schema}",
         files_url=f"file://{target.volume_path}/files",
     )
+
+
+def keep_master_key(settings: Settings, project: Project) -> None:
+    """Put the project's master key where this job looks for it. Raises Fixable when the scope does not have it."""
+    if os.environ.get("TRIMTAB_MASTER_KEY_COMMAND") or os.environ.get("TRIMTAB_MASTER_KEY_FILE"):
+        return
+    scope = jobs.target_of(project).secret_scope
+    text = _secret(scope, MASTER_KEY)
+    if text is None:
+        fix = f"put the text of .trimtab/master.key into the secret {MASTER_KEY} of the scope {scope}"
+        raise Fixable("holds and tombstones know subjects by a keyed hash, and the key is not here", fix)
+    key_file.keep(settings.home / "master.key", text.encode())
 
 
 def lake(project: Project, settings: Settings) -> tuple[lake_spark.SparkLake, Callable[[], int]]:
