@@ -73,7 +73,7 @@ def test_the_notebooks_run(
     table = "ml.support.support_triage_request_log"
     workspace.of("tables")[table] = {"name": table.rpartition(".")[2], "table_id": "t-1"}
     execute(EXAMPLE / "2-operate.ipynb")
-    assert len(workspace.of("jobs")) == 2
+    assert len(workspace.of("jobs")) == 3
     assert "hush" not in capsys.readouterr().out
 
 
