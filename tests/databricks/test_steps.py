@@ -67,7 +67,7 @@ def test_each_step_plans_what_it_sends_and_a_second_run_sends_nothing(trimtab: R
         assert "nothing to do" in trimtab(*step, "--apply")
         assert workspace.writes()[after:] == [], f"{step}: the second apply changed something"
 
-    assert "10 deleted" in trimtab("databricks", "destroy", "--apply", "--confirm", "desk")
+    assert "11 deleted" in trimtab("databricks", "destroy", "--apply", "--confirm", "desk")
     workspace.of("tables").clear()
     assert "2 deleted" in trimtab("databricks", "destroy", "--apply", "--confirm", "desk")
     assert "2 deleted" in trimtab("databricks", "destroy", "--workspace", "--apply", "--confirm", "desk")
