@@ -26,6 +26,7 @@ from trimtab.records.erasure import Tombstone
 from trimtab.records.monitor import DriftReport, Profile
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove, Decoding, LabelSet, ModelVersion, Prompt, VersionSpec, Weights
+from trimtab.store.audit import Signer
 from trimtab.store.control import Control
 
 FILE = """\
@@ -177,6 +178,9 @@ def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_s
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, str] = {}
+    signer_file = desk.parent / "audit.key"
+    ours, copy = Signer(signer_file).verifier_key, runtime.local_copy(desk)
+    monkeypatch.setattr(runtime, "local_copy", lambda folder: copy)
 
     class Dbutils:
         class jobs:
@@ -186,7 +190,8 @@ def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_s
         class secrets:
             @staticmethod
             def get(scope: str, key: str) -> str:
-                return {("trimtab", "database-url"): f"sqlite:///{desk}/shared.db"}[scope, key]
+                secrets = {"database-url": f"sqlite:///{desk}/shared.db", "audit-key": signer_file.read_text()}
+                return {("trimtab", name): text for name, text in secrets.items()}[scope, key]
 
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "client.4")
     monkeypatch.setattr(runtime, "_dbutils", lambda: Dbutils)
@@ -195,4 +200,5 @@ def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_s
     assert done.exit_code == 0, done.output
     assert told == {"cycle": ""}, "the brakes hold a cycle back that nobody asked for"
     assert (desk / "shared.db").exists()
+    assert Signer(copy / ".trimtab" / "audit.key").verifier_key == ours, "every job signs with the project's key"
     assert not (desk / ".trimtab").exists(), "a job works on a copy of the volume's files"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import os
 import shutil
 import tempfile
@@ -29,8 +30,12 @@ from trimtab.store.subjects import Subjects
 
 DATABASE_KEY = "database-url"
 """The key of the secret that holds the control database's URL."""
+AUDIT_KEY = "audit-key"
+"""The key of the secret that holds the text of .trimtab/audit.key, which signs the audit log's checkpoints."""
 MASTER_KEY = "master-key"
 """The key of the secret that holds the text of .trimtab/master.key: without it a legal hold would not be found."""
+
+log = logging.getLogger(__name__)
 
 
 def in_workspace() -> bool:
@@ -58,6 +63,11 @@ def settings_of(settings: Settings, project: Project) -> Settings:
     if url is None:
         fix = f"put a PostgreSQL URL into the secret {DATABASE_KEY} of the scope {target.secret_scope}"
         raise Fixable("jobs hand over by the control database, and none is named", fix)
+    key = _secret(target.secret_scope, AUDIT_KEY)
+    if key is None:
+        log.warning("the audit log is signed by a key that ends with this job: no secret %s", AUDIT_KEY)
+    else:
+        key_file.keep(settings.home / "audit.key", key.encode())
     return dataclasses.replace(
         settings,
         database_url=url,
