@@ -255,7 +255,7 @@ class SparkLake:
             self._spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('{kept}' = 'interval 7 days')").collect()
 
     def _stored(self, frame: DataFrame) -> pl.DataFrame:
-        return _frame(frame.orderBy("row").select(*INFERENCE)).cast(dict(INFERENCE))
+        return _frame(frame.orderBy("row").select(*INFERENCE)).cast(INFERENCE)
 
     def _collected(self, frame: DataFrame, columns: list[str] | None) -> pl.DataFrame:
         wanted = list(INFERENCE) if columns is None else columns

@@ -34,18 +34,28 @@ AT_ONCE = 5000
 class Tables(Protocol):
     """What an erasure asks of a lake's two tables, wherever they are. `Here` and the Spark lake answer it alike.
 
-    Each method promises what the function of its name here does.
+    Each method promises what the function of its name in this module does.
     """
 
-    def rows_of(self, field: str, subjects: Collection[str]) -> pl.DataFrame: ...
+    def rows_of(self, field: str, subjects: Collection[str]) -> pl.DataFrame:
+        """The inference rows of some subjects that still hold anything of them, as they are stored."""
+        ...
 
-    def row_of(self, request: str) -> pl.DataFrame: ...
+    def row_of(self, request: str) -> pl.DataFrame:
+        """The inference row of a request, as it is stored: one row, or none."""
+        ...
 
-    def erase_rows(self, rows: pl.DataFrame) -> None: ...
+    def erase_rows(self, rows: pl.DataFrame) -> None:
+        """Erase the payload of these rows and who asked; their metadata stays, and no older file does."""
+        ...
 
-    def feedback_about(self, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]: ...
+    def feedback_about(self, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
+        """Ids of the feedback on these requests."""
+        ...
 
-    def delete_feedback(self, feedback_ids: Sequence[str]) -> None: ...
+    def delete_feedback(self, feedback_ids: Sequence[str]) -> None:
+        """Delete pieces of feedback, and leave no older file with them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,18 +65,23 @@ class Here:
     settings: Settings
 
     def rows_of(self, field: str, subjects: Collection[str]) -> pl.DataFrame:
+        """The inference rows of some subjects that still hold anything of them, as they are stored."""
         return rows_of(self.settings, field, subjects)
 
     def row_of(self, request: str) -> pl.DataFrame:
+        """The inference row of a request, as it is stored: one row, or none."""
         return row_of(self.settings, request)
 
     def erase_rows(self, rows: pl.DataFrame) -> None:
+        """Erase the payload of these rows and who asked; their metadata stays, and no older file does."""
         erase_rows(self.settings, rows)
 
     def feedback_about(self, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
+        """Ids of the feedback on these requests."""
         return feedback_about(self.settings, request_ids, client_request_ids)
 
     def delete_feedback(self, feedback_ids: Sequence[str]) -> None:
+        """Delete pieces of feedback, and leave no older file with them."""
         delete_feedback(self.settings, feedback_ids)
 
 
