@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from deltalake import DeltaTable
@@ -51,3 +52,22 @@ def files(spark: Any, table: DeltaTable, schema: str) -> Any:
     """
     assert not table.protocol().reader_features, "Apache Spark without Delta would read this table wrongly"
     return spark.read.schema(schema).parquet(*table.file_uris())
+
+
+class Vacuuming:
+    """A session of Sail that has VACUUM, by delta-rs. `purged`: the statements that Sail was not asked."""
+
+    def __init__(self, spark: Any, folder_of: Callable[[str], Path]) -> None:
+        self._spark, self._folder_of, self.purged = spark, folder_of, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._spark, name)
+
+    def sql(self, query: str) -> Any:
+        verb, *rest = query.split()
+        if verb not in ("REORG", "VACUUM"):
+            return self._spark.sql(query)
+        self.purged.append(query)
+        if verb == "VACUUM":
+            DeltaTable(self._folder_of(rest[0])).vacuum(0, enforce_retention_duration=False, dry_run=False, full=True)
+        return self._spark.sql("SELECT 1")

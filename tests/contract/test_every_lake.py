@@ -6,13 +6,12 @@ import random
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from contract.lakes import Open, on_sail
+from contract.lakes import Open
 from store.journal_writer import closed, feedback
 from trimtab import settings as trimtab_settings
 from trimtab.errors import Fixable
@@ -203,17 +202,18 @@ def test_an_encrypted_lake_reads_as_a_plain_one_does_until_a_subject_is_erased(o
     assert after == [None if n % 3 == 1 else texts[n % 4] for n in range(24)]
 
 
-def test_spark_says_where_an_encrypted_lake_can_be_read_and_does_not_show_it_as_erased(
-    sail: Any, place: Settings
-) -> None:
+def test_an_encrypted_lake_whose_keys_are_not_here_is_not_shown_as_erased(open_lake: Open, place: Settings) -> None:
     Subjects(place).choose(encrypt=True, field="caller")
     keep(place, closed("a"))
     (place.home / "subjects.db").unlink()
-    lake = on_sail(sail, place)
-    for read in (lambda: lake.profile(0, 1), lambda: lake.sample(0, 1), lake.labelled):
-        with pytest.raises(Fixable, match="encrypted by subject, and the keys are not here") as refused:
-            read()
-    assert "subjects.db" in refused.value.fix
+    lake = open_lake(place)
+    for made in (False, True):  # no key store at all; one that was made anew and does not know the key
+        if made:
+            Subjects(place).choose(encrypt=True, field="caller")
+        for read in (lambda: lake.profile(0, 1), lambda: lake.sample(0, 1), lake.labelled):
+            with pytest.raises(Fixable, match="encrypted by subject, and the keys are not here") as refused:
+                read()
+        assert "subjects.db" in refused.value.fix
     assert lake.count() == 1
 
 

@@ -14,15 +14,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from contract.lakes import Vacuuming
 from contract.payloads import AT, GEN2, call
 from monitor.example_texts import PERIOD1, RECALL, shuffled
 from trimtab import settings as trimtab_settings
 from trimtab.cli import app
-from trimtab.databricks import runtime
+from trimtab.databricks import lake_spark, runtime
+from trimtab.errors import Fixable
 from trimtab.lifecycle import cycle as cycles
+from trimtab.records.erasure import Tombstone
 from trimtab.records.monitor import DriftReport, Profile
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove, Decoding, LabelSet, ModelVersion, Prompt, VersionSpec, Weights
+from trimtab.store.audit import Signer
 from trimtab.store.control import Control
 
 FILE = """\
@@ -114,10 +118,69 @@ def test_the_jobs_bring_in_what_the_endpoint_was_asked_find_the_drift_and_open_a
     assert not (desk / ".trimtab" / "lake").exists(), "nothing was read or written here"
 
 
+def test_the_erase_job_counts_first_then_empties_the_tables_and_says_what_it_does_not_reach(
+    sail: Any, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_REMOTE", "the session that is there")
+    tables = tmp_path / "tables"
+    monkeypatch.setattr(lake_spark, "session", lambda: Vacuuming(sail, lambda name: tables / name.split(".")[-1]))
+    control = Control(trimtab_settings.load(desk))
+    promote(control)
+    schema = (desk / "trimtab.yaml").read_text().split("schema: ")[1].split("}")[0]
+    sail.sql(f"CREATE DATABASE ml.{schema} LOCATION '{tables}'").collect()
+    sail.sql(f"CREATE TABLE ml.{schema}.desk_payload ({GEN2}) USING DELTA").collect()
+    names = [column.strip().split()[0] for column in GEN2.split(",")]
+    people = ("alice", "bob", "alice")
+    calls = [
+        call(str(n), {"inputs": [f"I am {who}"], "user": who}, {"predictions": ["x"]}) for n, who in enumerate(people)
+    ]
+    rows = sail.createDataFrame([tuple(row.get(name) for name in names) for row in calls], GEN2)
+    rows.write.mode("append").saveAsTable(f"ml.{schema}.desk_payload")
+
+    def erase(*words: str) -> tuple[dict[str, str], str]:
+        done = CliRunner().invoke(app, ["job", "erase", "--project", str(desk), *words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return json.loads((desk / ".trimtab" / "run" / "task-values" / "erase.json").read_text()), done.output
+
+    def texts() -> list[str | None]:
+        return [row["input_text"] for row in sail.read.table(f"ml.{schema}.desk_inference").orderBy("row").collect()]
+
+    values, said = erase("--request", "0", "--subject", "", "--confirm", "")
+    assert (values["rows"], values["erased"]) == ("2", "false"), "whose the request was, and all of theirs"
+    assert "nothing was changed" in said
+    assert texts() == ["I am alice", "I am bob", "I am alice"]
+    with pytest.raises(Fixable, match="is not the project's name"):
+        CliRunner().invoke(
+            app,
+            ["job", "erase", "--project", str(desk), "--subject", "alice", "--confirm", "no"],
+            catch_exceptions=False,
+        )
+    hold = ["hold", "alice", "--project", str(desk)]
+    assert CliRunner().invoke(app, hold).exit_code == 0
+    with pytest.raises(Fixable, match="legal hold"):
+        CliRunner().invoke(
+            app,
+            ["job", "erase", "--project", str(desk), "--subject", "alice", "--confirm", "desk"],
+            catch_exceptions=False,
+        )
+    assert CliRunner().invoke(app, [*hold, "--lift"]).exit_code == 0
+    values, said = erase("--subject", "alice", "--confirm", "desk")
+    assert values["erased"] == "true"
+    assert texts() == [None, "I am bob", None]
+    (stone,) = control.facts("tombstone", Tombstone)
+    assert (stone.rows, stone.by) == (2, "job")
+    assert f"VACUUM ml.{schema}.desk_payload" in said
+    assert job("profile", desk)["arrived"] == "0", "the endpoint's table still has them, and they do not come back"
+    assert texts() == [None, "I am bob", None]
+
+
 def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_scope(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, str] = {}
+    signer_file = desk.parent / "audit.key"
+    ours, copy = Signer(signer_file).verifier_key, runtime.local_copy(desk)
+    monkeypatch.setattr(runtime, "local_copy", lambda folder: copy)
 
     class Dbutils:
         class jobs:
@@ -127,7 +190,8 @@ def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_s
         class secrets:
             @staticmethod
             def get(scope: str, key: str) -> str:
-                return {("trimtab", "database-url"): f"sqlite:///{desk}/shared.db"}[scope, key]
+                secrets = {"database-url": f"sqlite:///{desk}/shared.db", "audit-key": signer_file.read_text()}
+                return {("trimtab", name): text for name, text in secrets.items()}[scope, key]
 
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "client.4")
     monkeypatch.setattr(runtime, "_dbutils", lambda: Dbutils)
@@ -136,4 +200,5 @@ def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_s
     assert done.exit_code == 0, done.output
     assert told == {"cycle": ""}, "the brakes hold a cycle back that nobody asked for"
     assert (desk / "shared.db").exists()
+    assert Signer(copy / ".trimtab" / "audit.key").verifier_key == ours, "every job signs with the project's key"
     assert not (desk / ".trimtab").exists(), "a job works on a copy of the volume's files"

@@ -2,7 +2,7 @@
 
 Rungs: the SQL runs on a real engine and must agree with the local judgement on generated rows; the bodies go through
 the vendors' own model classes and come back unchanged. KQL goes through Microsoft's own parser with the columns of
-Application Insights, which knows names and types; nothing here can run it.
+Application Insights, which knows names and types; and it runs on duckdb-kql, which others wrote, over generated rows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
+import duckdb_kql
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -94,6 +95,49 @@ def test_the_sql_alert_and_the_local_judgement_agree_on_every_window(
         assert there["observed"] == pytest.approx(here.observed)
     else:
         assert there["observed"] is None
+
+
+def insights(table: pl.DataFrame, shadows: int) -> pl.DataFrame:
+    """The window as Application Insights has it, and as many failures again that a shadow answered."""
+    route = pl.Series("route", [*table["route"], *["shadow"] * shadows], pl.String)
+    asked = pl.concat([table, table.head(1).with_columns(status_code=503).sample(shadows, with_replacement=True)])
+    said = [
+        json.dumps({"trimtab.route": name, "trimtab.cost_usd": str(nano / 1e9)})
+        for name, nano in zip(route, asked["cost_nano_usd"], strict=True)
+    ]
+    return asked.select(
+        pl.col("request_time").dt.replace_time_zone(None).alias("timestamp"),
+        pl.col("status_code").cast(pl.String).alias("resultCode"),
+        pl.col("execution_duration_ms").cast(pl.Float64).alias("duration"),
+        pl.Series("customDimensions", said, pl.String),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    text=st.sampled_from(TEXTS),
+    n=st.integers(1, 1000),
+    slow=st.integers(0, 60),
+    failed=st.integers(0, 60),
+    wrong=st.integers(0, 5),
+    nano=st.integers(0, 20_000),
+    late=st.integers(0, 5),
+)
+def test_the_kql_of_the_azure_rule_and_the_local_judgement_agree_on_every_window(
+    engine: duckdb.DuckDBPyConnection, text: str, n: int, slow: int, failed: int, wrong: int, nano: int, late: int
+) -> None:
+    named, table = threshold(text), rows(n, slow, failed, wrong, nano, late)
+    window = table.filter(pl.col("request_time") >= END - named.over)
+    here = thresholds.judge(named, window, model="desk", end=END, at=END)
+    engine.register("said", insights(table, shadows=3).to_arrow())
+    dynamic = "SELECT * REPLACE (customDimensions::JSON AS customDimensions) FROM said"
+    engine.sql(f"CREATE OR REPLACE TEMP TABLE requests AS {dynamic}")
+    query = duckdb_kql.to_sql(alert_rules.kql(named), query_now=END)
+    (there,) = engine.execute(query, query.parameters).pl().to_dicts()
+    assert bool(there["breach"]) == (here.verdict == "breach")
+    assert there["n"] == here.n
+    if named.metric != "cost":
+        assert there["k"] == here.exceeding
 
 
 def test_both_sides_hold_the_same_false_alarm() -> None:

@@ -51,7 +51,10 @@ def test_the_walk_goes_from_provision_to_destroy(
     requests = walk.main(tmp_path)
     said = capsys.readouterr().out
     assert said.count("    > ") == requests > 60
-    assert said.count("nothing to do") == len(walk.STEPS) - 1
+    assert said.count("nothing to do") == len(walk.STEPS) - 1, (
+        "each step, destroy too, finds nothing to do when it is run again"
+    )
+    assert "changed something, 0 while planning" in said
     for request in ("> PUT /subscriptions/", "> POST /api/2.0/serving-endpoints {", "> POST /api/2.2/jobs/create {"):
         assert request in said
     assert '"openai_api_key": "{{secrets/trimtab/azure-api-key}}"' in said
@@ -73,7 +76,7 @@ def test_the_notebooks_run(
     table = "ml.support.support_triage_request_log"
     workspace.of("tables")[table] = {"name": table.rpartition(".")[2], "table_id": "t-1"}
     execute(EXAMPLE / "2-operate.ipynb")
-    assert len(workspace.of("jobs")) == 2
+    assert len(workspace.of("jobs")) == 3
     assert "hush" not in capsys.readouterr().out
 
 

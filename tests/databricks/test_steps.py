@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from databricks.sdk.service import serving
@@ -16,7 +17,7 @@ from databricks_place import Desk
 from standin import Fault, Standin, whole
 
 from trimtab import registry, settings
-from trimtab.databricks import resources
+from trimtab.databricks import resources, steps
 from trimtab.errors import Fixable
 from trimtab.records.project import Project
 from trimtab.records.record import utc_now
@@ -66,7 +67,7 @@ def test_each_step_plans_what_it_sends_and_a_second_run_sends_nothing(trimtab: R
         assert "nothing to do" in trimtab(*step, "--apply")
         assert workspace.writes()[after:] == [], f"{step}: the second apply changed something"
 
-    assert "10 deleted" in trimtab("databricks", "destroy", "--apply", "--confirm", "desk")
+    assert "11 deleted" in trimtab("databricks", "destroy", "--apply", "--confirm", "desk")
     workspace.of("tables").clear()
     assert "2 deleted" in trimtab("databricks", "destroy", "--apply", "--confirm", "desk")
     assert "2 deleted" in trimtab("databricks", "destroy", "--workspace", "--apply", "--confirm", "desk")
@@ -143,9 +144,42 @@ def test_a_providers_fine_tune_is_served_beside_the_model_that_it_is_to_replace(
     }
     whole(serving.EndpointCoreConfigInput, {"name": "desk", **config})
     entra = file | {"providers": {"azure": cloud | {"credential": "entra"}}}
-    with pytest.raises(Fixable, match="wants a key") as refused:
+    with pytest.raises(Fixable, match="wants a key or a service principal") as refused:
         resources.endpoint(Project.model_validate(entra), {}, 0)
     assert "providers.azure.key_env" in refused.value.fix
+
+
+def test_azure_openai_without_a_key_is_asked_as_a_service_principal(
+    workspace: Standin, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"{digit * 8}-0000-0000-0000-000000000000" for digit in "12"]
+    serving_section = {"entra": {"tenant_id": ids[0], "client_id": ids[1]}}
+    file = {
+        "name": "desk",
+        "model": {"base": "azure:triage", "prompt": "p.md"},
+        "providers": {"azure": {"base_url": "https://here.openai.azure.com/openai/v1", "credential": "entra"}},
+        "target": {"databricks": {"catalog": "ml", "schema": "support", "serving": serving_section}},
+    }
+    project = Project.model_validate(file)
+    config = resources.endpoint(project, {}, 0).body["config"]
+    assert config["served_entities"][0]["external_model"]["openai_config"] == {
+        "openai_api_type": "azuread",
+        "microsoft_entra_tenant_id": ids[0],
+        "microsoft_entra_client_id": ids[1],
+        "microsoft_entra_client_secret": "{{secrets/trimtab/azure-client-secret}}",
+        "openai_deployment_name": "triage",
+        "openai_api_base": "https://here.openai.azure.com",
+        "openai_api_version": "2024-10-21",
+    }
+    whole(serving.EndpointCoreConfigInput, {"name": "desk", **config})
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "s3cret")
+    steps.apply(steps.prepare_init(project), lambda _: None)
+    loaded = replace(desk.loaded, project=project, files=())
+    for _ in range(2):
+        steps.apply(steps.prepare_push(desk.settings, loaded, {}), lambda _: None)
+    assert workspace.of("scopes")["trimtab"]["azure-client-secret"] == "s3cret"
+    sent = [one for one in workspace.writes() if one.path.endswith("/secrets/put") and "azure" in str(one.body)]
+    assert len(sent) == 1
 
 
 def test_the_drift_job_runs_the_retrain_job_by_its_id(trimtab: Run, workspace: Standin) -> None:

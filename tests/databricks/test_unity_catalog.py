@@ -71,6 +71,18 @@ def test_an_alias_follows_the_control_database_from_first_to_last(
         client.get_model_version_by_alias(MODEL, "challenger")
 
 
+def test_push_works_where_the_environment_names_unity_catalog_as_the_registry(
+    workspace: Standin, desk: Desk, trimtab: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "databricks-uc")  # the versions of the desk are registered here
+    trimtab("databricks", "init", "--apply")
+    trimtab("databricks", "push", "--apply")
+    stored = workspace.of("versions")["ml.support.desk"]
+    assert [one["status"] for one in stored.values()] == ["READY", "READY"]
+    assert workspace.of("aliases")["ml.support.desk"] == {"champion": 1, "challenger": 2}
+    assert "nothing to do" in trimtab("databricks", "push", "--apply")
+
+
 def test_a_model_is_loaded_by_its_three_level_name_and_alias(
     workspace: Standin, trimtab: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

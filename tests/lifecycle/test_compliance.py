@@ -19,7 +19,7 @@ from trimtab import project, registry
 from trimtab import settings as environment
 from trimtab.cli import app
 from trimtab.errors import Fixable, Unproved
-from trimtab.lifecycle import compliance, erasure
+from trimtab.lifecycle import compliance, erasure, rows
 from trimtab.lifecycle.evidence import system_card
 from trimtab.lifecycle.explain import explain
 from trimtab.project import Loaded
@@ -262,7 +262,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
 
     erasure.ask(settings, loaded, control, "caller 7", "test", now)
     erasure.hold(settings, loaded, control, "caller 7", lift=False, reason="case", by="test", now=now)
-    planned = erasure.plan(settings, loaded, control, "caller 7")
+    planned = erasure.plan(settings, loaded, control, "caller 7", rows.here(settings))
     assert (len(planned.rows), planned.feedback, planned.datasets, planned.versions) == (
         1,
         ["f7"],
@@ -272,7 +272,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     with pytest.raises(Fixable, match="legal hold"):
         erasure.erase(settings, loaded, control, planned, "test", now)
     erasure.hold(settings, loaded, control, "caller 7", lift=True, reason="over", by="test", now=now)
-    planned = erasure.plan(settings, loaded, control, "caller 7")
+    planned = erasure.plan(settings, loaded, control, "caller 7", rows.here(settings))
     stone = erasure.erase(settings, loaded, control, planned, "test", now)
     assert (stone.rows, stone.feedback, stone.dataset_rows, stone.key_destroyed) == (1, 1, {"da" * 32: 2}, True)
     assert (folder / "train.jsonl").read_text() == lines[2]
@@ -283,7 +283,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     assert seals.faults(settings, control, MODEL, 0) == []
     assert control.facts("tombstone", Tombstone) == [stone]
     assert "caller 7" not in "".join(entry.body for entry in control.audit_entries())
-    assert len(erasure.plan(settings, loaded, control, "caller 7").rows) == 0
+    assert len(erasure.plan(settings, loaded, control, "caller 7", rows.here(settings)).rows) == 0
 
 
 def test_a_request_leads_to_its_subject_and_one_that_names_nobody_is_erased_alone(tmp_path: Path) -> None:
@@ -295,10 +295,10 @@ def test_a_request_leads_to_its_subject_and_one_that_names_nobody_is_erased_alon
         closed = triage._closed(number, int(now.timestamp() * 1000), f"the lamp of nobody {number}")
         journal.closed(msgspec.structs.replace(closed, caller="", client_request_id=client))
     journal.close()
-    assert erasure.plan_request(settings, loaded, control, "3").subject == "caller 3"
+    assert erasure.plan_request(settings, loaded, control, "3", rows.here(settings)).subject == "caller 3"
     with pytest.raises(Fixable, match="no request 99"):
-        erasure.plan_request(settings, loaded, control, "99")
-    planned = erasure.plan_request(settings, loaded, control, "mine")
+        erasure.plan_request(settings, loaded, control, "99", rows.here(settings))
+    planned = erasure.plan_request(settings, loaded, control, "mine", rows.here(settings))
     assert (planned.subject, planned.name, planned.request_ids) == ("", "request 6", {"6"})
     stone = erasure.erase(settings, loaded, control, planned, "test", now)
     assert (stone.rows, stone.key_destroyed) == (1, False)

@@ -49,7 +49,7 @@ def run(name: str, desk: tuple[Settings, Loaded], reason: str = "asked") -> dict
         mlflow_uri=settings.mlflow_uri,
         files_url=settings.files_url,
     )
-    rows = Rows(Lake(settings), here(settings).arrive)
+    rows = Rows(Lake(settings), here(settings).arrive, here(settings).tables)
     return jobs.run(name, jobs.Job(machine, loaded, Control(machine), rows, reason))
 
 

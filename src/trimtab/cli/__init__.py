@@ -125,7 +125,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
         ),
     ),
     "job": (
-        "Run one step of the loop, as a scheduler does: profile, drift, curate, train, evaluate, decide, deploy.",
+        "Run one step of the loop, as a scheduler does: profile, drift, curate, … deploy; or erase where the rows are.",
         (
             (job.profile, "trimtab job profile"),
             (job.drift, "trimtab job drift"),
@@ -134,6 +134,7 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
             (job.evaluate, "trimtab job evaluate"),
             (job.decide, "trimtab job decide"),
             (job.deploy, "trimtab job deploy"),
+            (job.erase, "trimtab job erase --request 9f0c5b1e"),
         ),
     ),
     "audit": (

@@ -77,7 +77,6 @@ def push(project: Folder = Path(), apply: Apply = False, as_json: AsJson = False
     a hosted model goes into the secret scope, from the environment variable that its provider names.
     """
     settings, loaded = opened(project)
-    recorded(project)
     steps = _room()
     _, versions = _recorded(project, loaded.project.name)
     if not versions:

@@ -46,14 +46,15 @@ def erase(
         raise Fixable("whom to forget is not said, or said twice", "give a subject, or --request ID")
     settings, loaded = opened(project)
     _, control = recorded(project)
-    from trimtab.lifecycle import erasure
+    from trimtab.lifecycle import erasure, rows
     from trimtab.records.record import utc_now
 
+    where = rows.here(settings)
     with show.working("looking…"):
         if request is not None:
-            planned = erasure.plan_request(settings, loaded, control, request)
+            planned = erasure.plan_request(settings, loaded, control, request, where)
         else:
-            planned = erasure.plan(settings, loaded, control, subject or "")
+            planned = erasure.plan(settings, loaded, control, subject or "", where)
     if request is not None:
         show.say(f"request {request} is of {planned.subject}" if planned.subject else "nobody is named: the row alone")
     if later:
@@ -62,6 +63,12 @@ def erase(
         show.then("the same with --dry-run instead of --later")
         return
     _tell(planned)
+    if loaded.project.target.databricks is not None:
+        from trimtab.databricks import erasing as workspace
+
+        tables = " and ".join(workspace.reached(loaded.project))
+        how = "run the job `erase` of `trimtab databricks schedule` with the same subject or request"
+        show.say(f"not from here: the workspace's tables {tables}; {how}")
     if planned.held:
         fix = f"lift it with `trimtab hold {quote(planned.subject)} --lift`"
         raise Fixable(f"a legal hold stands: {planned.held}", fix)

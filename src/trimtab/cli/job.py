@@ -11,6 +11,7 @@ from trimtab.cli import show
 from trimtab.cli.opening import Folder, opened
 
 if TYPE_CHECKING:
+    from trimtab.lifecycle.jobs import Job
     from trimtab.project import Loaded
 
 Reason = Annotated[
@@ -66,7 +67,47 @@ def deploy(project: Folder = Path(), reason: Reason = "schedule") -> None:
     _run("deploy", project, reason)
 
 
+def erase(
+    project: Folder = Path(),
+    subject: Annotated[str, typer.Option(metavar="SUBJECT", help="Whose requests; it stays in the job's run.")] = "",
+    request: Annotated[str, typer.Option(metavar="ID", help="Instead: a request of theirs.")] = "",
+    confirm: Annotated[str, typer.Option(metavar="NAME", help="The project's name, typed: erase it.")] = "",
+) -> None:
+    """Forget one subject where the rows are: `trimtab erase`, for tables in a workspace. Without --confirm: counts.
+
+    Rows and feedback are rewritten, older files vacuumed, data sets in the volume cleaned. It says what it does not
+    reach, and the SQL for that.
+    """
+    runtime, job = _opened(project, "erasure")
+    from trimtab.lifecycle import jobs
+
+    if runtime is not None:
+        runtime.keep_master_key(job.settings, job.loaded.project)
+    with show.working("erase…"):
+        values = jobs.erase(job, subject, request, confirm)
+    _tell(runtime, job, "erase", values)
+    if job.loaded.project.target.databricks is not None:
+        from trimtab.databricks import erasing
+
+        for line in erasing.remains(job.loaded.project):
+            show.say(line)
+    name = job.loaded.project.name
+    show.then("`trimtab audit verify`" if confirm else f"the same with --confirm {name}; nothing was changed")
+
+
 def _run(name: str, folder: Path, reason: str = "schedule") -> None:
+    runtime, job = _opened(folder, reason)
+    from trimtab.lifecycle import jobs
+
+    with show.working(f"{name}…"):
+        values = jobs.run(name, job)
+    _tell(runtime, job, name, values)
+    after = list(jobs.TASKS)[list(jobs.TASKS).index(name) + 1 :]
+    show.then(f"`trimtab job {after[0]}`" if after else "`trimtab status`")
+
+
+def _opened(folder: Path, reason: str) -> tuple[Any, Job]:
+    """What is different in a workspace (None here), and what every job needs."""
     settings, loaded = opened(folder)
     runtime = _workspace(loaded)
     if runtime is not None:
@@ -76,17 +117,18 @@ def _run(name: str, folder: Path, reason: str = "schedule") -> None:
     from trimtab.store.control import Control
 
     control = Control(settings)
-    job = jobs.Job(settings, loaded, control, rows.anywhere(settings, loaded, control), reason)
-    with show.working(f"{name}…"):
-        values = jobs.run(name, job)
+    return runtime, jobs.Job(settings, loaded, control, rows.anywhere(settings, loaded, control), reason)
+
+
+def _tell(runtime: Any, job: Job, name: str, values: dict[str, str]) -> None:
+    from trimtab.lifecycle import jobs
+
     if runtime is not None:
         runtime.set_task_values(values)
-    kept = jobs.keep_values(settings, name, values)
+    kept = jobs.keep_values(job.settings, name, values)
     for key, value in values.items():
         show.say(f"{key}: {value}")
     show.say(f"task values: {kept}")
-    after = list(jobs.TASKS)[list(jobs.TASKS).index(name) + 1 :]
-    show.then(f"`trimtab job {after[0]}`" if after else "`trimtab status`")
 
 
 def _workspace(loaded: Loaded) -> Any:

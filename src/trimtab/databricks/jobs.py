@@ -1,11 +1,12 @@
 """The jobs of a workspace, as values: dicts of the Jobs API 2.1, for `trimtab databricks schedule` and the bundle.
 
-Two jobs, keyed as in a bundle's `resources.jobs`:
+Three jobs, keyed as in a bundle's `resources.jobs`:
 
 - `retrain`: curate → train → evaluate → decide → gate → deploy. `gate` is a condition on the task value `decision`
   that `decide` sets (promote, hold, reject: the outcome of the Decision).
 - `drift_monitor`: profile → drift → drifted → retrain. `drifted` is a condition on the task value `drifted` (true,
   false) that `drift` sets; then the retrain job runs with the reason.
+- `erase`: forget one subject in the workspace's tables. Nothing starts it but a person, with parameters.
 
 Every task that computes is the wheel's entry point `trimtab job NAME`, the function that the laptop runs.
 """
@@ -66,8 +67,12 @@ def request_log(project: Project) -> str:
 
 
 def jobs(project: Project, retrain_id: int | str = 0) -> dict[str, Json]:
-    """Both jobs by key. `retrain_id` is the retrain job's id, or a bundle's reference to it."""
-    return {"retrain": retrain(project), "drift_monitor": drift_monitor(project, retrain_id)}
+    """The jobs by key. `retrain_id` is the retrain job's id, or a bundle's reference to it."""
+    return {
+        "retrain": retrain(project),
+        "drift_monitor": drift_monitor(project, retrain_id),
+        "erase": erase(project),
+    }
 
 
 def retrain(project: Project) -> Json:
@@ -112,6 +117,16 @@ def drift_monitor(project: Project, retrain_id: int | str) -> Json:
             "wait_after_last_change_seconds": 60,
         },
     }
+    return job
+
+
+def erase(project: Project) -> Json:
+    """The job that erases: its parameters say whom, and `confirm` (the project's name) that it is meant."""
+    names = ("subject", "request", "confirm")
+    more = tuple(part for name in names for part in (f"--{name}", f"{{{{job.parameters.{name}}}}}"))
+    task = _work(project, "erase", None, more) | {"max_retries": 0}
+    job = _job(project, "erase", [task], "Forget one subject. Without `confirm` it only counts what it would reach.")
+    job["parameters"] = [{"name": name, "default": ""} for name in names]
     return job
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import polars as pl
 
 from trimtab.errors import Fixable
 from trimtab.records.monitor import BOUNDS, PRIME, SAMPLE, Numbers, Profile, Window
+from trimtab.store.erasing import AT_ONCE, IDENTITY, among
 from trimtab.store.lake import (
     COUNTED,
     FEEDBACK,
@@ -164,7 +165,7 @@ class SparkLake:
         if last is not None:
             window = window.filter(f.col("row") < last)
         joined = window.join(latest, "row", "left").orderBy("row").select(*LABELLED)
-        return self._plain(_frame(joined)).cast({name: INFERENCE.get(name, pl.String()) for name in LABELLED})
+        return plain(_frame(joined), self._subjects).cast({name: INFERENCE.get(name, pl.String()) for name in LABELLED})
 
     def append(self, arrived: str, versions: Mapping[str, str] | None = None) -> int:
         """Number the rows of the view `arrived` that are not here yet, and add them; how many there were.
@@ -193,19 +194,74 @@ class SparkLake:
             WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})""").collect()
         return self.count() - before
 
+    def rows_of(self, field: str, subjects: Collection[str]) -> pl.DataFrame:
+        """The inference rows of some subjects, as they are stored."""
+        from pyspark.sql import functions as f
+
+        whose = f.col("request_tags")["caller"] if field == "caller" else f.col(field)
+        found = self._read(self._inference, INFERENCE).filter(whose.isin([name for name in subjects if name]))
+        return self._stored(found)
+
+    def row_of(self, request: str) -> pl.DataFrame:
+        """The inference row of a request, by its id or else by its client's own, as it is stored."""
+        from pyspark.sql import functions as f
+
+        ours, theirs = f.col("databricks_request_id") == request, f.col("client_request_id") == request
+        found = self._stored(self._read(self._inference, INFERENCE).filter(ours | theirs))
+        mine = found.filter(pl.col("databricks_request_id") == request)
+        return (mine if len(mine) else found).tail(1)
+
+    def feedback_about(self, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
+        """Ids of the feedback on these requests."""
+        from pyspark.sql import functions as f
+
+        ours = f.col("request_id").isin(list(request_ids))
+        theirs = f.col("request_id").isNull() & f.col("client_request_id").isin(list(client_request_ids))
+        return _frame(self._read(self._feedback, FEEDBACK).filter(ours | theirs))["feedback_id"].to_list()
+
+    def erase_rows(self, rows: pl.DataFrame) -> None:
+        """Erase the payload of these rows and who asked, and purge the table. Their metadata stays."""
+        if not len(rows):
+            return
+        gone = ", ".join(f"{name} = NULL" for name in (*PAYLOAD, *IDENTITY))
+        tags = "request_tags = map('path', coalesce(request_tags['path'], ''))"
+        for start in range(0, len(rows), AT_ONCE):
+            numbers = among(rows["row"].slice(start, AT_ONCE).to_list())
+            self._spark.sql(f"UPDATE {self._inference} SET {gone}, {tags} WHERE {numbers}").collect()
+        self._purge(self._inference)
+
+    def delete_feedback(self, feedback_ids: Sequence[str]) -> None:
+        """Delete pieces of feedback, and purge the table. The statement names none: it stays in the table's log."""
+        if not feedback_ids:
+            return
+        gone = self._spark.createDataFrame([(name,) for name in feedback_ids], "feedback_id STRING")
+        gone.createOrReplaceTempView("trimtab_gone")
+        self._spark.sql(f"""
+            MERGE INTO {self._feedback} AS known USING trimtab_gone AS gone ON known.feedback_id = gone.feedback_id
+            WHEN MATCHED THEN DELETE""").collect()
+        self._purge(self._feedback)
+
+    def _purge(self, table: str) -> None:
+        """Leave no file behind that holds what was erased: neither under a deletion vector nor for time travel.
+
+        Source: docs.databricks.com, "Prepare your data for GDPR compliance": REORG … APPLY (PURGE), then VACUUM.
+        """
+        kept = "delta.deletedFileRetentionDuration"
+        self._spark.sql(f"REORG TABLE {table} APPLY (PURGE)").collect()
+        self._spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('{kept}' = 'interval 0 hours')").collect()
+        try:
+            self._spark.sql(f"VACUUM {table}").collect()
+        finally:
+            self._spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('{kept}' = 'interval 7 days')").collect()
+
+    def _stored(self, frame: DataFrame) -> pl.DataFrame:
+        return _frame(frame.orderBy("row").select(*INFERENCE)).cast(INFERENCE)
+
     def _collected(self, frame: DataFrame, columns: list[str] | None) -> pl.DataFrame:
         wanted = list(INFERENCE) if columns is None else columns
         about = [name for name in ("databricks_request_id",) if name not in wanted]
         found = _frame(frame.orderBy("row").select(*wanted, *about))
-        return self._plain(found).drop(about).cast({name: INFERENCE[name] for name in wanted})
-
-    def _plain(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows with their payloads readable. Raises Fixable where the keys are not: they would look erased."""
-        marked = (rows[name].str.starts_with(MARK).any() for name in PAYLOAD if name in rows.columns)
-        if not self._subjects.exist and any(marked):
-            fix = "read it where .trimtab/subjects.db and the master key are, e.g. with `trimtab job profile` there"
-            raise Fixable(f"{self._inference} is encrypted by subject, and the keys are not here", fix)
-        return plain(rows, self._subjects)
+        return plain(found, self._subjects).drop(about).cast({name: INFERENCE[name] for name in wanted})
 
     def _window(self, first: int, last: int) -> DataFrame:
         return self._read(self._inference, INFERENCE).filter(f"row >= {first} AND row < {last}")

@@ -68,7 +68,7 @@ def _version(settings: Settings, wire: Wire, client: MlflowClient, name: str, pa
 
     def publish(resource: Resource) -> None:
         version: ModelVersion = resource.given["version"]
-        body = {"source": f"models:/{version.spec.model}/{version.version}", "tags": resource.body["tags"]}
+        body = {"source": unity_catalog.source(version), "tags": resource.body["tags"]}
         wire.write(Request("MLFLOW", f"create_model_version {name}", body))
         with whole_parts():
             unity_catalog.publish(settings, client, version, name, package)
@@ -118,9 +118,9 @@ def _file(project: Project, path: Path, name: str) -> Resource:
 
 
 def _secret(project: Project) -> list[Resource]:
-    key, provider = resources.secret_key(project), project.provider(project.model.base)
-    if key is None or provider is None or provider.key_env is None:
+    secret = resources.secret_of(project)
+    if secret is None:
         return []
-    value = os.environ.get(provider.key_env)
-    given: dict[str, Any] = {"value": value, "variable": provider.key_env}
+    key, variable = secret
+    given: dict[str, Any] = {"value": os.environ.get(variable), "variable": variable}
     return [Resource("secret", f"{target_of(project).secret_scope}/{key}", {}, given)]

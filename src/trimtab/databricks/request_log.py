@@ -40,7 +40,9 @@ _CALLS: dict[Generation, str] = {
     2: """
   SELECT databricks_request_id AS id, request_date, client_request_id AS own_id, request_time, status_code,
          sampling_fraction, execution_duration_ms, request, response, logging_error_codes, served_entity_id, requester,
-         CAST(NULL AS BIGINT) AS time_to_first_byte_ms, CAST(map() AS MAP<STRING, STRING>) AS request_tags,
+         CAST(NULL AS BIGINT) AS time_to_first_byte_ms,
+         CASE WHEN get_json_object(request, '$.user') IS NULL THEN CAST(map() AS MAP<STRING, STRING>)
+              ELSE map('caller', get_json_object(request, '$.user')) END AS request_tags,
          entity_name AS model_name, CAST(entity_version AS STRING) AS model_version
   FROM {payload} LEFT JOIN (
     SELECT served_entity_id, max_by(entity_name, change_time) AS entity_name,

@@ -40,10 +40,15 @@ def experiment_name(project: Project) -> str:
     return target_of(project).experiment or f"/Shared/{project.name}"
 
 
-def secret_key(project: Project) -> str | None:
-    """The key's name in the secret scope when the file's model is hosted and has a key, e.g. azure-api-key."""
-    provider = project.provider(project.model.base) if ":" in project.model.base else None
-    return f"{project.model.base.partition(':')[0]}-api-key" if provider and provider.key_env else None
+def secret_of(project: Project) -> tuple[str, str] | None:
+    """A hosted model's secret: its key in the scope (azure-api-key, azure-client-secret), the variable it is from."""
+    name = project.model.base.partition(":")[0]
+    provider, entra = project.provider(project.model.base), target_of(project).serving.entra
+    if provider and provider.key_env:
+        return f"{name}-api-key", provider.key_env
+    if provider and entra and provider.credential == "entra":
+        return f"{name}-client-secret", entra.secret_env
+    return None
 
 
 def containers(project: Project) -> list[Resource]:
@@ -51,14 +56,14 @@ def containers(project: Project) -> list[Resource]:
     target, given = target_of(project), {"mark": mark(project), "project": project.name}
     catalog, schema = target.catalog, target.schema
     at = {"catalog_name": catalog, "schema_name": schema}
-    key = secret_key(project)
+    secret = secret_of(project)
     return [
         Resource("catalog", catalog, {"name": catalog}, {**given, "schema": schema}),
         Resource("schema", f"{catalog}.{schema}", {"name": schema, "catalog_name": catalog}, given),
         Resource("volume", f"{catalog}.{schema}.{target.volume}", {**at, "name": target.volume}, given),
         Resource("registered model", model_name(project), {**at, "name": model_name(project).split(".")[2]}, given),
         Resource("experiment", experiment_name(project), {}, given),
-        Resource("secret scope", target.secret_scope, {}, {**given, "keys": [key] if key else []}),
+        Resource("secret scope", target.secret_scope, {}, {**given, "keys": [secret[0]] if secret else []}),
     ]
 
 
@@ -185,9 +190,9 @@ def _served(project: Project, name: str, version: int) -> Json:
 
 def _environment(project: Project) -> dict[str, str]:
     environment = dict(target_of(project).serving.environment)
-    key, provider = secret_key(project), project.provider(project.model.base)
-    if key and provider and provider.key_env:
-        environment.setdefault(provider.key_env, f"{{{{secrets/{target_of(project).secret_scope}/{key}}}}}")
+    secret, provider = secret_of(project), project.provider(project.model.base)
+    if secret and provider and provider.key_env:
+        environment.setdefault(provider.key_env, _reference(project, secret[0]))
     return environment
 
 
@@ -210,16 +215,21 @@ def _is_hosted(project: Project, base: str) -> bool:
 
 def _external(project: Project, base: str) -> Json:
     """An external model: OpenAI's, or Azure OpenAI's by its deployment."""
-    provider, key = project.provider(base), secret_key(project)
+    provider, secret = project.provider(base), secret_of(project)
     name, _, model = base.partition(":")
     assert provider is not None  # noqa: S101 (asked before)
     azure = (provider.kind or name) == "azure"
-    if azure and key is None:
-        fix = f"write providers.{name}.key_env: the variable's key goes into the secret scope"
-        raise Fixable(f"{base}: an external model of Databricks wants a key, and providers.{name} has none", fix)
+    if azure and secret is None:
+        fix = f"write providers.{name}.key_env, or with `credential: entra` target.databricks.serving.entra"
+        raise Fixable(f"{base}: an external model wants a key or a service principal, and the file has none", fix)
     openai: dict[str, Any] = {"openai_api_type": "azure" if azure else "openai"}
-    if key:
-        openai["openai_api_key"] = f"{{{{secrets/{target_of(project).secret_scope}/{key}}}}}"
+    entra = target_of(project).serving.entra
+    if secret and entra and provider.credential == "entra":
+        openai["openai_api_type"] = "azuread"
+        openai["microsoft_entra_tenant_id"], openai["microsoft_entra_client_id"] = entra.tenant_id, entra.client_id
+        openai["microsoft_entra_client_secret"] = _reference(project, secret[0])
+    elif secret:
+        openai["openai_api_key"] = _reference(project, secret[0])
     if azure:
         openai["openai_deployment_name"] = model
         openai["openai_api_base"] = provider.base_url.removesuffix("/").removesuffix("/openai/v1")
@@ -229,6 +239,11 @@ def _external(project: Project, base: str) -> Json:
     external = {"provider": "openai", "name": model, "task": "llm/v1/chat", "openai_config": openai}
     own = re.sub(r"[^A-Za-z0-9_-]+", "-", model)
     return {"name": f"{project.name}-{own}"[-63:].lstrip("-"), "external_model": external}
+
+
+def _reference(project: Project, key: str) -> str:
+    """A secret as configurations of endpoints name it."""
+    return f"{{{{secrets/{target_of(project).secret_scope}/{key}}}}}"
 
 
 def _alert(project: Project, warehouse: str, name: str, query: str, column: str, above: float) -> Resource:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import os
 import shutil
 import tempfile
@@ -23,11 +24,18 @@ from trimtab.records.project import Project
 from trimtab.records.record import utc_now
 from trimtab.registry import unity_catalog
 from trimtab.settings import Settings
+from trimtab.store import key_file
 from trimtab.store.control import Control
 from trimtab.store.subjects import Subjects
 
 DATABASE_KEY = "database-url"
 """The key of the secret that holds the control database's URL."""
+AUDIT_KEY = "audit-key"
+"""The key of the secret that holds the text of .trimtab/audit.key, which signs the audit log's checkpoints."""
+MASTER_KEY = "master-key"
+"""The key of the secret that holds the text of .trimtab/master.key: without it a legal hold would not be found."""
+
+log = logging.getLogger(__name__)
 
 
 def in_workspace() -> bool:
@@ -55,6 +63,11 @@ def settings_of(settings: Settings, project: Project) -> Settings:
     if url is None:
         fix = f"put a PostgreSQL URL into the secret {DATABASE_KEY} of the scope {target.secret_scope}"
         raise Fixable("jobs hand over by the control database, and none is named", fix)
+    key = _secret(target.secret_scope, AUDIT_KEY)
+    if key is None:
+        log.warning("the audit log is signed by a key that ends with this job: no secret %s", AUDIT_KEY)
+    else:
+        key_file.keep(settings.home / "audit.key", key.encode())
     return dataclasses.replace(
         settings,
         database_url=url,
@@ -63,6 +76,18 @@ def settings_of(settings: Settings, project: Project) -> Settings:
         unity_schema=f"{target.catalog}.{target.schema}",
         files_url=f"file://{target.volume_path}/files",
     )
+
+
+def keep_master_key(settings: Settings, project: Project) -> None:
+    """Put the project's master key where this job looks for it. Raises Fixable when the scope does not have it."""
+    if os.environ.get("TRIMTAB_MASTER_KEY_COMMAND") or os.environ.get("TRIMTAB_MASTER_KEY_FILE"):
+        return
+    scope = jobs.target_of(project).secret_scope
+    text = _secret(scope, MASTER_KEY)
+    if text is None:
+        fix = f"put the text of .trimtab/master.key into the secret {MASTER_KEY} of the scope {scope}"
+        raise Fixable("holds and tombstones know subjects by a keyed hash, and the key is not here", fix)
+    key_file.keep(settings.home / "master.key", text.encode())
 
 
 def lake(project: Project, settings: Settings) -> tuple[lake_spark.SparkLake, Callable[[], int]]:

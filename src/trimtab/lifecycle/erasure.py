@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from trimtab.errors import Fixable
+from trimtab.lifecycle.rows import Rows
 from trimtab.project import Loaded
 from trimtab.records.erasure import ErasureRequest, Hold, RetentionRun, Tombstone
 from trimtab.records.project import EvidenceSection
@@ -44,6 +45,7 @@ class Plan:
     versions: tuple[int, ...]
     attributes: int
     held: str
+    tables: erasing.Tables
 
     @property
     def request_ids(self) -> set[str]:
@@ -54,47 +56,46 @@ class Plan:
         return {name for name in self.rows["client_request_id"] if name}
 
 
-def plan(settings: Settings, loaded: Loaded, control: Control, subject: str, *, attributes_too: bool = True) -> Plan:
-    """What erasing a subject would reach, changing nothing but bringing the journal into the lake."""
+def plan(settings: Settings, loaded: Loaded, control: Control, subject: str, where: Rows) -> Plan:
+    """What erasing a subject would reach, changing nothing but bringing in what arrived."""
     choose(settings, loaded.project.evidence)
-    drain(settings)
-    rows = erasing.rows_of(settings, loaded.project.evidence.subject, {subject})
-    return _planned(settings, loaded, control, rows, subject, subject, attributes_too=attributes_too)
+    where.arrive()
+    rows = where.tables.rows_of(loaded.project.evidence.subject, {subject})
+    return _planned(settings, loaded, control, where.tables, rows, subject, subject)
 
 
-def plan_request(settings: Settings, loaded: Loaded, control: Control, request: str) -> Plan:
+def plan_request(settings: Settings, loaded: Loaded, control: Control, request: str, where: Rows) -> Plan:
     """The same for the subject of a request, found by its id or its client's; where it has no subject, for it alone.
 
     Raises Fixable when there is no such request.
     """
     choose(settings, loaded.project.evidence)
-    drain(settings)
-    row = erasing.row_of(settings, request)
+    where.arrive()
+    row = where.tables.row_of(request)
     if not len(row):
         raise Fixable(f"there is no request {request}", "give the x-request-id of an answer, or your client_request_id")
     subject = subject_of(row.row(0, named=True), loaded.project.evidence.subject)
     if subject:
-        return plan(settings, loaded, control, subject)
-    return _planned(settings, loaded, control, row, "", f"request {row['databricks_request_id'][0]}")
+        return plan(settings, loaded, control, subject, where)
+    return _planned(settings, loaded, control, where.tables, row, "", f"request {row['databricks_request_id'][0]}")
 
 
 def _planned(
     settings: Settings,
     loaded: Loaded,
     control: Control,
+    tables: erasing.Tables,
     rows: pl.DataFrame,
     subject: str,
     name: str,
-    *,
-    attributes_too: bool = True,
 ) -> Plan:
     ids = set(rows["databricks_request_id"])
     clients = {name for name in rows["client_request_id"] if name}
-    found = _in_datasets(settings.datasets, ids)
+    found = _in_datasets(settings, ids)
     trained = {Path(file).parent.name for file in found if Path(file).name == "train.jsonl"}
     per_dataset: Counter[str] = Counter()
-    for file, count in found.items():
-        per_dataset[Path(file).parent.name] += count
+    for name_of, count in {Path(*Path(file).parts[-2:]): count for file, count in found.items()}.items():
+        per_dataset[name_of.parent.name] += count  # a copy that is shared is the same rows
     versions = control.facts("version", ModelVersion, f"{loaded.project.name}/")
     pseudonym = Subjects(settings).pseudonym(name)
     return Plan(
@@ -102,11 +103,12 @@ def _planned(
         name=name,
         pseudonym=pseudonym,
         rows=rows,
-        feedback=erasing.feedback_about(settings, ids, clients),
+        feedback=tables.feedback_about(ids, clients),
         datasets=dict(per_dataset),
         versions=tuple(version.version for version in versions if version.data_hash in trained),
-        attributes=attributes.count(settings, pseudonym) if attributes_too else 0,
+        attributes=attributes.count(settings, pseudonym),
         held=holds(control).get(pseudonym, ""),
+        tables=tables,
     )
 
 
@@ -119,11 +121,11 @@ def erase(settings: Settings, loaded: Loaded, control: Control, planned: Plan, b
     name = f"{loaded.project.name}/{planned.pseudonym[:16]}/{now.isoformat()}"
     control.put("erase_request", f"{name}/begun", begun)  # so that an emptied row is explained, also after a crash
     ids, clients = planned.request_ids, planned.client_request_ids
-    erasing.delete_feedback(settings, planned.feedback)
-    _clean_datasets(settings.datasets, ids)
+    planned.tables.delete_feedback(planned.feedback)
+    _clean_datasets(settings, ids)
     frames = erasing.erase_journal(settings, ids, clients)
     gone = attributes.erase(settings, planned.pseudonym)
-    erasing.erase_rows(settings, planned.rows)  # after all that is found by the rows, or a crash would leave it behind
+    planned.tables.erase_rows(planned.rows)  # after all that is found by the rows, or a crash would leave it behind
     destroyed = planned.subject != "" and Subjects(settings).destroy(planned.subject, now)
     stone = Tombstone(
         subject=planned.pseudonym,
@@ -230,7 +232,7 @@ def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: s
     control.put("retention", f"{loaded.project.name}/{now.isoformat()}", run)
     if len(old.content):
         emptied = set(old.content["databricks_request_id"])
-        _clean_datasets(settings.datasets, emptied)
+        _clean_datasets(settings, emptied)
         erasing.erase_journal(settings, emptied, set())
         erasing.erase_rows(settings, old.content, identity=False)
     erasing.delete_feedback(settings, feedback)
@@ -243,19 +245,21 @@ def choose(settings: Settings, section: EvidenceSection) -> None:
     Subjects(settings).choose(encrypt=section.erasure == "subject_keys", field=section.subject)
 
 
-def _in_datasets(folder: Path, request_ids: set[str]) -> dict[str, int]:
-    """Files of datasets with rows of these requests, and how many."""
+def _in_datasets(settings: Settings, request_ids: set[str]) -> dict[str, int]:
+    """Files of datasets with rows of these requests, here and in a volume that is shared, and how many."""
     found: dict[str, int] = {}
-    for file in sorted(folder.glob("*/*.jsonl")):
+    shared = (settings.files_url or "").partition("file://")[2]
+    folders = [settings.datasets, *([Path(shared) / "datasets"] if shared else [])]
+    for file in sorted(file for folder in folders for file in folder.glob("*/*.jsonl")):
         count = sum(_is_of(line, request_ids) for line in file.read_text().splitlines())
         if count:
             found[str(file)] = count
     return found
 
 
-def _clean_datasets(folder: Path, request_ids: set[str]) -> None:
+def _clean_datasets(settings: Settings, request_ids: set[str]) -> None:
     """Remove these requests' rows, and their twins, from every dataset."""
-    for file in _in_datasets(folder, request_ids):
+    for file in _in_datasets(settings, request_ids):
         path = Path(file)
         kept = [line for line in path.read_text().splitlines() if not _is_of(line, request_ids)]
         draft = path.with_name(f".{path.name}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trimtab.errors import Fixable
 from trimtab.lifecycle import cycle as cycles
+from trimtab.lifecycle import erasure
 from trimtab.lifecycle.loop import consider, open_alerts
 from trimtab.lifecycle.rows import Rows
 from trimtab.monitor import watch
@@ -126,6 +127,34 @@ def deploy(job: Job) -> Values:
         raise Fixable(f"cycle {cycle.id} was decided: {decision.outcome}", "run `trimtab job decide` before it")
     end = cycles.finish(work, candidate, decision)
     return {"outcome": end.outcome, "cycle": cycle.id, "version": str(candidate.version)}
+
+
+def erase(job: Job, subject: str, request: str, confirm: str) -> Values:
+    """Forget a subject, or whose a request is, where the rows are; without `confirm` (the model's name) only counted.
+
+    Raises Fixable for neither or both, for a request that is not there, and under a legal hold.
+    """
+    if bool(subject) == bool(request):
+        raise Fixable("whom to forget is not said, or said twice", "give --subject, or --request")
+    if confirm not in ("", job.model):
+        raise Fixable(f"nothing was erased: {confirm} is not the project's name", f"give `--confirm {job.model}`")
+    arguments = job.settings, job.loaded, job.control
+    if request:
+        planned = erasure.plan_request(*arguments, request, job.rows)
+    else:
+        planned = erasure.plan(*arguments, subject, job.rows)
+    values = {
+        "rows": str(len(planned.rows)),
+        "feedback": str(len(planned.feedback)),
+        "dataset_rows": str(sum(planned.datasets.values())),
+        "versions": ", ".join(map(str, planned.versions)),
+        "held": planned.held,
+        "erased": "false",
+    }
+    if not confirm:
+        return values
+    erasure.erase(*arguments, planned, "job", utc_now())
+    return values | {"erased": "true"}
 
 
 TASKS: dict[str, Callable[[Job], Values]] = {

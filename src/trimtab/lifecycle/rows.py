@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trimtab.project import Loaded
 from trimtab.promotion.rollout import Endpoint
 from trimtab.settings import Settings
+from trimtab.store import erasing
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.lake import AnyLake, Lake
@@ -20,17 +21,19 @@ WORKSPACE_LOOK_SECONDS = 300.0
 class Rows:
     """`arrive` brings in what arrived since the last time, each row once, and returns how many there were.
 
-    `endpoint` is what a rollout moves; None: the gateways of this machine, which follow by themselves.
+    `tables` is what an erasure rewrites. `endpoint` is what a rollout moves; None: the gateways of this machine, which
+    follow by themselves.
     """
 
     lake: AnyLake
     arrive: Callable[[], int]
+    tables: erasing.Tables
     endpoint: Endpoint | None = None
 
 
 def here(settings: Settings) -> Rows:
     """The rows of this project's gateways."""
-    return Rows(Lake(settings), lambda: drain(settings))
+    return Rows(Lake(settings), lambda: drain(settings), erasing.Here(settings))
 
 
 def anywhere(settings: Settings, loaded: Loaded, control: Control) -> Rows:
@@ -43,6 +46,6 @@ def anywhere(settings: Settings, loaded: Loaded, control: Control) -> Rows:
         return here(settings)
     lake, arrive = runtime.lake(loaded.project, settings)
     if not runtime.in_workspace():
-        return Rows(lake, arrive)
+        return Rows(lake, arrive, lake)
     serve = runtime.serving(settings, loaded, control)
-    return Rows(lake, arrive, Endpoint(lake, serve, arrive, WORKSPACE_LOOK_SECONDS))
+    return Rows(lake, arrive, lake, Endpoint(lake, serve, arrive, WORKSPACE_LOOK_SECONDS))

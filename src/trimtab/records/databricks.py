@@ -81,6 +81,17 @@ class ClusterSection(FileModel):
     """Python packages beside Trimtab: requirements such as fairlearn==0.13.0, or .whl files in a volume."""
 
 
+class ServicePrincipal(FileModel):
+    """An application of Microsoft Entra ID as which the endpoint asks Azure OpenAI, in place of a key."""
+
+    tenant_id: str = Field(pattern=r"^[0-9a-fA-F-]{36}$", examples=["00000000-0000-0000-0000-000000000000"])
+    """Directory (tenant) id."""
+    client_id: str = Field(pattern=r"^[0-9a-fA-F-]{36}$", examples=["00000000-0000-0000-0000-000000000000"])
+    """Application (client) id; it needs the role Cognitive Services OpenAI User on the resource."""
+    secret_env: str = Field(default="AZURE_CLIENT_SECRET", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable of the client secret; `push` puts it into the secret scope, the file never holds it."""
+
+
 class ServingSection(FileModel):
     """The serving endpoint."""
 
@@ -92,6 +103,8 @@ class ServingSection(FileModel):
     """Stop when nobody asks; the next caller waits for the start."""
     environment: dict[str, str] = Field(default={})
     """Environment of the served model. A secret is written {{secrets/SCOPE/KEY}}, never as its value."""
+    entra: ServicePrincipal | None = None
+    """Who an external model of Azure OpenAI is asked as, when its provider has `credential: entra` and no key."""
 
 
 class DatabricksMonitorSection(FileModel):

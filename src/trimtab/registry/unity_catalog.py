@@ -99,13 +99,17 @@ def publish(settings: Settings, client: MlflowClient, version: ModelVersion, nam
     from mlflow.artifacts import download_artifacts
 
     with _translated(f"registering {name}"), tempfile.TemporaryDirectory() as folder:
-        source = f"models:/{version.spec.model}/{version.version}"
-        model = Path(download_artifacts(source, dst_path=folder, tracking_uri=settings.mlflow_uri))
+        model = Path(download_artifacts(source(version), dst_path=folder, tracking_uri=settings.mlflow_uri))
         _stand_alone(settings, version, model, package)
         made = client.create_model_version(
             name, source=str(model), tags=lineage(version), description=version.note, await_creation_for=0
         )
     return int(made.version)
+
+
+def source(version: ModelVersion) -> str:
+    """Where this project keeps a version's model: with its run, whichever registry MLFLOW_REGISTRY_URI names."""
+    return f"runs:/{version.run_id}/model"
 
 
 def tag(client: MlflowClient, name: str, number: int, wanted: dict[str, str]) -> None:

@@ -26,6 +26,8 @@ from trimtab.store.verify_audit import Tree
 
 R = TypeVar("R", bound=Record)
 
+_LOCK = 7_483_011
+"""The advisory lock of a transaction on Postgres: a number of our own."""
 _metadata = sa.MetaData()
 _facts = sa.Table(
     "facts",
@@ -96,6 +98,8 @@ class Control:
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _sqlite_connect)
             event.listen(self._engine, "begin", _sqlite_begin)
+        elif url.startswith("postgres"):
+            event.listen(self._engine, "begin", _postgres_begin)
         self._signing_key = settings.home / "audit.key"
         with self._begin() as db:
             _metadata.create_all(db)
@@ -290,3 +294,8 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 def dump(record: Record) -> str:
     """Pretty JSON of a record, for people."""
     return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+
+
+def _postgres_begin(connection: sa.Connection) -> None:
+    """Writers queue here, as they do in SQLite: two of them would give two entries of the audit log one number."""
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")

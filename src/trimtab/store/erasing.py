@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import polars as pl
 from deltalake import DeltaTable, write_deltalake
@@ -25,7 +27,62 @@ from trimtab.store.subjects import subject_of
 
 IDENTITY = ("client_request_id", "requester", "trace_id")
 """Columns that say, or lead to, who asked."""
-_AT_ONCE = 5000
+AT_ONCE = 5000
+"""Rows of one rewrite."""
+
+
+class Tables(Protocol):
+    """What an erasure asks of a lake's two tables, wherever they are. `Here` and the Spark lake answer it alike.
+
+    Each method promises what the function of its name in this module does.
+    """
+
+    def rows_of(self, field: str, subjects: Collection[str]) -> pl.DataFrame:
+        """The inference rows of some subjects that still hold anything of them, as they are stored."""
+        ...
+
+    def row_of(self, request: str) -> pl.DataFrame:
+        """The inference row of a request, as it is stored: one row, or none."""
+        ...
+
+    def erase_rows(self, rows: pl.DataFrame) -> None:
+        """Erase the payload of these rows and who asked; their metadata stays, and no older file does."""
+        ...
+
+    def feedback_about(self, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
+        """Ids of the feedback on these requests."""
+        ...
+
+    def delete_feedback(self, feedback_ids: Sequence[str]) -> None:
+        """Delete pieces of feedback, and leave no older file with them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """The tables of this project's own lake."""
+
+    settings: Settings
+
+    def rows_of(self, field: str, subjects: Collection[str]) -> pl.DataFrame:
+        """The inference rows of some subjects that still hold anything of them, as they are stored."""
+        return rows_of(self.settings, field, subjects)
+
+    def row_of(self, request: str) -> pl.DataFrame:
+        """The inference row of a request, as it is stored: one row, or none."""
+        return row_of(self.settings, request)
+
+    def erase_rows(self, rows: pl.DataFrame) -> None:
+        """Erase the payload of these rows and who asked; their metadata stays, and no older file does."""
+        erase_rows(self.settings, rows)
+
+    def feedback_about(self, request_ids: Collection[str], client_request_ids: Collection[str]) -> list[str]:
+        """Ids of the feedback on these requests."""
+        return feedback_about(self.settings, request_ids, client_request_ids)
+
+    def delete_feedback(self, feedback_ids: Sequence[str]) -> None:
+        """Delete pieces of feedback, and leave no older file with them."""
+        delete_feedback(self.settings, feedback_ids)
 
 
 def rows_of(settings: Settings, field: str, subjects: Collection[str]) -> pl.DataFrame:
@@ -71,9 +128,9 @@ def erase_rows(settings: Settings, rows: pl.DataFrame, *, identity: bool = True)
         stubs = stubs.with_columns(pl.Series("request_tags", tags, INFERENCE["request_tags"]))
     with only_one(settings.lake / "drain.lock"):
         path = settings.lake_table("inference")
-        for start in range(0, len(stubs), _AT_ONCE):
-            part = stubs.slice(start, _AT_ONCE)
-            _replace(path, part, _among(part["row"].to_list()))
+        for start in range(0, len(stubs), AT_ONCE):
+            part = stubs.slice(start, AT_ONCE)
+            _replace(path, part, among(part["row"].to_list()))
         _forget(path)
 
 
@@ -83,8 +140,8 @@ def delete_rows(settings: Settings, rows: pl.DataFrame) -> None:
     if not numbers:
         return
     with only_one(settings.lake / "drain.lock"):
-        for start in range(0, len(numbers), _AT_ONCE):
-            _delete(path, _among(numbers[start : start + _AT_ONCE]))
+        for start in range(0, len(numbers), AT_ONCE):
+            _delete(path, among(numbers[start : start + AT_ONCE]))
         _forget(path)
 
 
@@ -111,6 +168,8 @@ def delete_feedback(settings: Settings, feedback_ids: Sequence[str]) -> None:
 
 def erase_journal(settings: Settings, request_ids: Collection[str], client_request_ids: Collection[str]) -> int:
     """Overwrite what journals still hold of requests that are in the lake; returns the number of frames."""
+    if not settings.journal.exists():  # no gateway was ever here, as in a workspace's job
+        return 0
     with only_one(settings.lake / "drain.lock"):
         return journal.erase(settings.journal, set(request_ids), set(client_request_ids))
 
@@ -143,7 +202,7 @@ def _forget(path: str) -> None:
     os.sync()
 
 
-def _among(rows: Sequence[int]) -> str:
+def among(rows: Sequence[int]) -> str:
     """The rows by number, which says nothing of anybody: predicates stay in the table's log."""
     return f"row IN ({', '.join(map(str, rows))})"
 

@@ -106,7 +106,10 @@ class Subjects:
         return f"{MARK}{name}:{base64.b64encode(nonce + sealed).decode()}"
 
     def decrypt(self, stored: str | None, about: str) -> str | None:
-        """The text of what `encrypt` made, or None once its key is destroyed. What is not encrypted is as it is."""
+        """The text of what `encrypt` made, or None once its key is destroyed. What is not encrypted is as it is.
+
+        Raises Fixable when its key was never here: a key store that is missing has erased nothing.
+        """
         if stored is None or not stored.startswith(MARK):
             return stored
         name, _, body = stored.removeprefix(MARK).partition(":")
@@ -169,10 +172,18 @@ class Subjects:
 
     def _known(self, name: str) -> bytes | None:
         if name not in self._by_id:
-            with self._open() as db:
-                row = db.execute("SELECT wrapped FROM keys WHERE id = ?", (name,)).fetchone()
-            self._by_id[name] = self._unwrapped(row[0]) if row and row[0] else None
+            row = self._row(name)
+            if row is None:
+                fix = f"restore {self._path}, or read it on the machine that has it and the master key"
+                raise Fixable("the lake is encrypted by subject, and the keys are not here: nothing is erased", fix)
+            self._by_id[name] = self._unwrapped(row[0]) if row[0] else None
         return self._by_id[name]
+
+    def _row(self, name: str) -> tuple[bytes | None] | None:
+        if not self.exist:
+            return None
+        with self._open() as db:
+            return db.execute("SELECT wrapped FROM keys WHERE id = ?", (name,)).fetchone()
 
     def _unwrapped(self, wrapped: bytes) -> bytes:
         try:
