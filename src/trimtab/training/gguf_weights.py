@@ -34,7 +34,7 @@ _CONTROL, _USER_DEFINED = int(gguf.TokenType.CONTROL), int(gguf.TokenType.USER_D
 
 
 class _Reader(gguf.GGUFReader):
-    """Of the file's two hundred thousand strings each is a slice, and slices of numpy's memmap cost thrice an array's."""
+    """Reads a hundred thousand strings, each a slice: slices of a memmap cost thrice those of an array."""
 
     @property
     def data(self) -> np.ndarray:
