@@ -1,4 +1,6 @@
-"""A registered version answers a table's column on Spark as it does when it is loaded directly."""
+"""A registered version answers a table's column on Spark as it does when it is loaded directly. Rung 6 of the ladder:
+Sail, and Apache Spark in the slow job; not that a cluster has the libraries.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an erasure asks of the tables, asked of both lakes: the same rows are emptied, and their files are gone.
+"""What an erasure asks of the tables, asked of both lakes: the same rows are emptied, and their files are gone. Rung 6.
 
 Sail rewrites the tables. It knows neither REORG nor VACUUM: those two statements are checked, and delta-rs does the
 second one, so that what is left on the disk is what Delta leaves.

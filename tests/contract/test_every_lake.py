@@ -1,4 +1,6 @@
-"""Every lake answers the same: one suite over all implementations (`conftest.py` says which)."""
+"""Every lake answers the same: one suite over all implementations (`conftest.py` says which). Rung 6 of
+the ladder where it is Spark's: Sail always, Apache Spark in the slow job; not that a workspace grants the tables.
+"""
 
 from __future__ import annotations
 

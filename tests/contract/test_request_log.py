@@ -1,4 +1,6 @@
-"""Both generations of Databricks' inference tables become the same rows of the lake, each call once."""
+"""Both generations of Databricks' inference tables become the same rows of the lake, each call once. Rung 6
+of the ladder: tables made as the documentation describes them, read on Spark; not that a workspace fills them so.
+"""
 
 from __future__ import annotations
 

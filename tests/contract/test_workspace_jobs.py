@@ -1,4 +1,4 @@
-"""`trimtab job` as in a workspace: rows in a catalog, read by Spark. Sail stands for the workspace.
+"""`trimtab job` as in a workspace: rows in a catalog, read by Spark. Rung 6 of the ladder: Sail stands for it.
 
 Proves that the wheel's entry points run on tables of three-level names over Spark Connect, the protocol of serverless
 compute; not that a workspace runs them.

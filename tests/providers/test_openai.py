@@ -1,4 +1,6 @@
-"""Where hosted models are asked, with which key, and what `ask` makes of their answers; the emulator is independent."""
+"""Where hosted models are asked, with which key, and what `ask` makes of their answers; the emulator is independent:
+rung 5 of the ladder (somebody else read the same API), not the provider itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A lake in Azure's blob storage: many machines drain into it at once, each row exactly once. On Azurite."""
+"""A lake in Azure's blob storage: many machines drain into it at once, each row exactly once. Beside
+the ladder: on Azurite, Microsoft's own emulator; not that a subscription's firewall and roles let it in.
+"""
 
 from __future__ import annotations
 

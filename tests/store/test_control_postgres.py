@@ -1,4 +1,6 @@
-"""The control database on a real PostgreSQL, which the jobs of a workspace share: facts, moves, and writers at once."""
+"""The control database on a real PostgreSQL, which the jobs of a workspace share: facts, moves, and writers at once.
+Beside the ladder: the real server, not a managed one.
+"""
 
 from __future__ import annotations
 

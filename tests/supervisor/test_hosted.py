@@ -1,4 +1,6 @@
-"""Hosted models through `trimtab up`, against an independent emulator of OpenAI and Azure OpenAI."""
+"""Hosted models through `trimtab up`, against an independent emulator of OpenAI and Azure OpenAI: rung 5 of the ladder
+(somebody else read the same API), not the provider itself.
+"""
 
 from __future__ import annotations
 
