@@ -172,7 +172,9 @@ class World:
             adapter_sha256=blobs.put(settings.blobs, settings.home / "adapter"),
         )
 
-    def ask(self, settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts, say) -> Answers:
+    def ask(
+        self, settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts, say, together=1
+    ) -> Answers:
         """A tuned version knows, another one guesses."""
         suite = content_hash(list(texts))
         self.asked.append((number, suite))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,16 +83,18 @@ def ask(
 def read_prompt(upstream: Upstream, template: dict[str, Any], slots: int, timeout: float = 120.0) -> None:
     """Have each of a llama.cpp engine's `slots` know the version's own prompt: the first reads it, the others get its
     state. With an adapter they read it all the same: llama.cpp drops a state whose adapter it has not seen itself.
-    Raises EngineError when the engine does not answer."""
+    Raises EngineError when the engine does not answer; a state that cannot be written (a full disk) is done without.
+    """
     if not template["messages"]:
         return
     hello = [*template["messages"], {"role": "user", "content": "Hello"}]
     body = {"messages": hello, "max_tokens": 1, "temperature": 0, "lora": template["params"]["lora"], "id_slot": 0}
     _post(upstream, body, timeout, 1)
     state, engine = {"filename": "prompt"}, upstream.model_copy(update={"path": ""})
-    _post(engine, state, timeout, 1, "/slots/0?action=save")
-    for slot in range(1, slots):
-        _post(engine, state, timeout, 1, f"/slots/{slot}?action=restore")
+    with suppress(EngineError):
+        _post(engine, state, timeout, 1, "/slots/0?action=save")
+        for slot in range(1, slots):
+            _post(engine, state, timeout, 1, f"/slots/{slot}?action=restore")
 
 
 def score(upstream: Upstream, body: dict[str, Any], timeout: float = 120.0) -> bytes:

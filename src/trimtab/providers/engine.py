@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,18 @@ def start(
 
 def _local(settings: Settings, spec: VersionSpec, target: LocalTarget, log: Path, template: dict[str, Any]) -> Engine:
     """An engine of ours, with the version's prompt read."""
-    with tempfile.TemporaryDirectory(prefix="trimtab-") as slots:
-        child, key = llama_cpp.start(settings, spec, target, log, Path(slots))
+    with ExitStack() as stack:
+        slots = None
+        with suppress(OSError):  # no room for a folder: each slot reads the prompt itself
+            slots = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-", ignore_cleanup_errors=True))
+            )
+        child, key = llama_cpp.start(settings, spec, target, log, slots)
         opened = Engine(Upstream(address=child.ready["address"], api_key=key), template, child)
+        if spec.base.format != "gguf" or slots is None:
+            return opened
         try:
-            if spec.base.format == "gguf":
-                ask.read_prompt(opened.upstream, template, target.parallel)
+            ask.read_prompt(opened.upstream, template, target.parallel)
         except EngineError:
             opened.stop()
             raise
