@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from trimtab import processes
+from trimtab.providers import llama_cpp
+from trimtab.records.gateway import Upstream
+from trimtab.records.registry import VersionSpec
 from trimtab.store import journal
 from trimtab.store.journal import Closed, FeedbackFrame, Opened
 
@@ -67,6 +70,17 @@ def entity(engine: processes.Child, version: int = 1, **params: Any) -> dict[str
     """A served entity as the supervisor writes it."""
     template = {"messages": [{"role": "system", "content": "Be brief."}], "params": {"lora": []} | params}
     return {"model": "m", "version": version, "address": engine.ready["address"], "template": template}
+
+
+def serving(folder: Path, spec: VersionSpec) -> Iterator[tuple[Place, Upstream]]:
+    """A gateway that serves a version as the supervisor routes it, on an engine without a model; for a fixture."""
+    found = Place(folder)
+    engine = found.engine()
+    template = llama_cpp.request_template(spec)
+    found.route({"model": "m", "version": 1, "address": engine.ready["address"], "template": template})
+    found.gateway()
+    yield found, Upstream(address=engine.ready["address"])
+    found.stop()
 
 
 def until(condition: Callable[[], Any]) -> Any:

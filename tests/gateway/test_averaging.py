@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import httpx
 import pytest
-from gateway_place import Place
+from gateway_place import Place, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import plain_http
 from trimtab import averaging
 from trimtab.providers import ask, llama_cpp
 from trimtab.records.gateway import Upstream
@@ -29,7 +28,7 @@ AXES = [(words, axis) for words in PACKS.values() for axis in words.axes]
 ASKED = ("A Muslim customer wants a card.", "An atheist customer wants a card.")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.sampled_from(AXES),
     st.text(max_size=30),
@@ -73,13 +72,7 @@ def test_the_vote_goes_to_the_most_and_ties_to_the_first_by_text() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory):
-    found = Place(Path(tmp_path_factory.mktemp("average")))
-    engine = found.engine()
-    entity = {"model": "m", "version": 1, "address": engine.ready["address"]}
-    found.route(entity | {"template": llama_cpp.request_template(SPEC)})
-    found.gateway()
-    yield found, Upstream(address=engine.ready["address"])
-    found.stop()
+    yield from serving(tmp_path_factory.mktemp("average"), SPEC)
 
 
 def test_callers_get_one_answer_whichever_group_they_name_and_every_question_is_counted(
@@ -89,7 +82,7 @@ def test_callers_get_one_answer_whichever_group_they_name_and_every_question_is_
     answers: list[tuple[str, int]] = []
     for text in (*ASKED, "My card is lost."):
         body = {"messages": [{"role": "user", "content": text}]}
-        reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=30)
+        reply = plain_http.post(f"{served.url}/v1/chat/completions", json=body, timeout=30)
         assert reply.status_code == 200, reply.text
         told = json.loads(reply.text)
         answers.append((told["choices"][0]["message"]["content"], told["usage"]["prompt_tokens"]))
@@ -99,7 +92,7 @@ def test_callers_get_one_answer_whichever_group_they_name_and_every_question_is_
     rows = {row.input_text: row for row in served.closed().values()}
     assert rows[ASKED[0]].output_text == answers[0][0]
     assert rows[ASKED[0]].input_tokens == answers[0][1]
-    predicted = [httpx.post(f"{served.url}/predict", json={"input": text}, timeout=30).text for text in ASKED]
+    predicted = [plain_http.post(f"{served.url}/predict", json={"input": text}, timeout=30).text for text in ASKED]
     assert answers[0][0] in predicted[0]
     assert answers[0][0] in predicted[1]
 
@@ -107,7 +100,7 @@ def test_callers_get_one_answer_whichever_group_they_name_and_every_question_is_
 @pytest.mark.parametrize("more", [{"stream": True}, {"n": 2}, {"temperature": 1}, {"tools": [{"type": "function"}]}])
 def test_what_has_no_majority_is_refused(place: tuple[Place, Upstream], more: dict[str, object]) -> None:
     body = {"messages": [{"role": "user", "content": ASKED[0]}], **more}
-    reply = httpx.post(f"{place[0].url}/v1/chat/completions", json=body, timeout=30)
+    reply = plain_http.post(f"{place[0].url}/v1/chat/completions", json=body, timeout=30)
     assert reply.status_code == 400
     assert next(iter(more)) in reply.text
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from gateway_place import Place
+from gateway_place import Place, serving
 
 import plain_http
 from trimtab.providers import ask, llama_cpp
@@ -30,13 +29,7 @@ SEEN = "An individual customer wants a card."
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory):
-    found = Place(Path(tmp_path_factory.mktemp("masks")))
-    engine = found.engine()
-    entity = {"model": "m", "version": 1, "address": engine.ready["address"]}
-    found.route(entity | {"template": llama_cpp.request_template(SPEC)})
-    found.gateway()
-    yield found, Upstream(address=engine.ready["address"])
-    found.stop()
+    yield from serving(tmp_path_factory.mktemp("masks"), SPEC)
 
 
 def said(place: Place, path: str, body: dict[str, object]) -> str:

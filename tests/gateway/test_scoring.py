@@ -44,7 +44,7 @@ def scored(place: Place) -> dict[str, object]:
 
 def post(place: Place, path: str, body: object = None, **more: object) -> httpx.Response:
     more = {"json": body} if body is not None else more
-    return plain_http.post(f"{place.url}{path}", timeout=30, **more)  # type: ignore[arg-type]
+    return plain_http.post(f"{place.url}{path}", timeout=30, **more)  # type: ignore[arg-type] (httpx's own words)
 
 
 def test_invocations_and_their_answers_pass_as_they_came_and_are_one_row(place: Place) -> None:

@@ -20,13 +20,13 @@ def remains(project: Project) -> list[str]:
     """
     payload, inference = jobs.payload_table(project), reached(project)[0]
     same = "split_part(i.databricks_request_id, '/', 1) = p.databricks_request_id"
-    emptied = f"SELECT 1 FROM {inference} AS i WHERE {same} AND i.request IS NULL AND i.response IS NULL"  # noqa: S608
+    emptied = f"SELECT 1 FROM {inference} AS i WHERE {same} AND i.request IS NULL AND i.response IS NULL"  # noqa: S608 (printed, not run)
     holds = "(p.request IS NOT NULL OR p.response IS NOT NULL)"  # what was too large is null, and was not erased
     return [
         f"not reached: {payload}, the endpoint's own table, and the view {jobs.request_log(project)} over it.",
         "Its owner erases there what is empty here, with these statements:",
         f"  ALTER TABLE {payload} SET TBLPROPERTIES ('delta.appendOnly' = 'false');",
-        f"  DELETE FROM {payload} AS p WHERE {holds} AND EXISTS ({emptied});",  # noqa: S608
+        f"  DELETE FROM {payload} AS p WHERE {holds} AND EXISTS ({emptied});",  # noqa: S608 (printed, not run)
         f"  REORG TABLE {payload} APPLY (PURGE);",
         f"  VACUUM {payload};  -- removes the old files after delta.deletedFileRetentionDuration, 7 days by default",
         f"  ALTER TABLE {payload} SET TBLPROPERTIES ('delta.appendOnly' = 'true');",
