@@ -107,6 +107,17 @@ def test_what_was_live_when_is_a_query(control: Control) -> None:
     assert control.alias("m", "champion") is None
 
 
+def test_who_reads_waits_for_no_writer_and_sees_nothing_half_done(control: Control, place: Settings) -> None:
+    control.move([move(None, 1)])
+    with closing(sqlite3.connect(place.home / "trimtab.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE aliases SET version = 2")
+        assert control.alias("m", "champion") == 1
+        assert (faults(control), len(control.facts("alias_move", AliasMove))) == ([], 1)
+        writer.execute("COMMIT")
+    assert control.alias("m", "champion") == 2
+
+
 def test_an_engines_state_is_rewritten(control: Control) -> None:
     for state in ("starting", "ready"):
         control.set_engine(EngineState(model="m", version=1, state=state, at=utc_now()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -26,8 +26,9 @@ from trimtab.store.verify_audit import Tree
 
 R = TypeVar("R", bound=Record)
 
-_LOCK = 7_483_011
-"""The advisory lock of a transaction on Postgres: a number of our own."""
+_READ = {"sqlite": "BEGIN"}
+_WRITE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7483011)"}
+"""How a transaction begins, by SQLAlchemy's dialect. The number is our own."""
 _metadata = sa.MetaData()
 _facts = sa.Table(
     "facts",
@@ -97,17 +98,24 @@ class Control:
         self._engine = sa.create_engine(url, poolclass=NullPool if url.startswith("sqlite") else None)
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _sqlite_connect)
-            event.listen(self._engine, "begin", _sqlite_begin)
-        elif url.startswith("postgres"):
-            event.listen(self._engine, "begin", _postgres_begin)
         self._signing_key = settings.home / "audit.key"
-        with self._begin() as db:
+        with self._writing() as db:
             _metadata.create_all(db)
 
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that waits for no writer: it sees what was committed before it."""
+        return self._begin(_READ.get(self._engine.dialect.name))
+
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that queues behind other writers: two at once would give two audit entries one number."""
+        return self._begin(_WRITE.get(self._engine.dialect.name))
+
     @contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
+    def _begin(self, first: str | None) -> Iterator[sa.Connection]:
         try:
             with self._engine.begin() as db:
+                if first is not None:
+                    db.exec_driver_sql(first)
                 yield db
         except OperationalError as error:
             where = self._engine.url.render_as_string(hide_password=True)
@@ -138,12 +146,12 @@ class Control:
 
     def put(self, kind: str, key: str, record: Record) -> bool:
         """Write a fact; False when one with this key is already there (it is left as it is)."""
-        with self._begin() as db:
+        with self._writing() as db:
             return self._put(db, kind, key, record)
 
     def get(self, kind: str, key: str, type_: type[R]) -> R | None:
         """The fact with this key, or None."""
-        with self._begin() as db:
+        with self._reading() as db:
             body = db.scalar(sa.select(_facts.c.body).where(_facts.c.kind == kind, _facts.c.key == key))
         return None if body is None else type_.model_validate_json(body)
 
@@ -154,7 +162,7 @@ class Control:
             query = query.where(_facts.c.key.startswith(prefix, autoescape=True))
         if limit is not None:
             query = query.limit(limit)
-        with self._begin() as db:
+        with self._reading() as db:
             bodies = db.scalars(query).all()
         return [type_.model_validate_json(body) for body in reversed(bodies)]
 
@@ -165,7 +173,7 @@ class Control:
 
     def alias(self, model: str, alias: str) -> int | None:
         """The version an alias names now."""
-        with self._begin() as db:
+        with self._reading() as db:
             return _alias(db, model, alias)
 
     def move(self, moves: Iterable[AliasMove], traffic: Traffic | None = None) -> None:
@@ -173,7 +181,7 @@ class Control:
 
         Raises Conflict when an alias is not at its `before` any more; then nothing is written.
         """
-        with self._begin() as db:
+        with self._writing() as db:
             for move in moves:
                 _compare_and_set(db, move)
                 self._put(db, "alias_move", f"{move.model}/{move.alias}/{_next(db)}", move)
@@ -195,7 +203,7 @@ class Control:
 
     def set_engine(self, state: EngineState) -> None:
         """Record what the supervisor knows of an engine (rewritten: a state, not a fact)."""
-        with self._begin() as db:
+        with self._writing() as db:
             where = (_engines.c.model == state.model) & (_engines.c.version == state.version)
             db.execute(sa.delete(_engines).where(where))
             db.execute(
@@ -204,26 +212,26 @@ class Control:
 
     def engines(self, model: str) -> dict[int, EngineState]:
         """Engine states by version."""
-        with self._begin() as db:
+        with self._reading() as db:
             rows = db.execute(sa.select(_engines.c.version, _engines.c.body).where(_engines.c.model == model)).all()
         return {version: EngineState.model_validate_json(body) for version, body in rows}
 
     def audit_entries(self) -> list[audit.Entry]:
         """The whole audit log, oldest first."""
         query = sa.select(_audit.c.seq, _audit.c.at, _audit.c.kind, _audit.c.key, _audit.c.body).order_by(_audit.c.seq)
-        with self._begin() as db:
+        with self._reading() as db:
             rows = db.execute(query).all()
         return [audit.Entry(**dict(row._mapping)) for row in rows]
 
     def checkpoints(self) -> dict[int, str]:
         """The signed notes of the audit log, by its size then; oldest first."""
-        with self._begin() as db:
+        with self._reading() as db:
             rows = db.execute(sa.select(_checkpoints).order_by(_checkpoints.c.size)).all()
         return {row.size: row.note for row in rows}
 
     def newest_checkpoint(self) -> tuple[int, str] | None:
         """Size and signed note of the audit log as it is now; None while it is empty."""
-        with self._begin() as db:
+        with self._reading() as db:
             row = db.execute(sa.select(_checkpoints).order_by(_checkpoints.c.size.desc()).limit(1)).first()
         return None if row is None else (row.size, row.note)
 
@@ -240,7 +248,7 @@ class Control:
     def audited_facts(self) -> dict[tuple[str, str], str]:
         """Bodies of the facts that must stand in the audit log, by (kind, key)."""
         query = sa.select(_facts.c.kind, _facts.c.key, _facts.c.body).where(_facts.c.kind.in_(AUDITED))
-        with self._begin() as db:
+        with self._reading() as db:
             return {(kind, key): body for kind, key, body in db.execute(query).all()}
 
 
@@ -281,21 +289,12 @@ def _name(version: int | None) -> str:
 
 
 def _sqlite_connect(connection, _record) -> None:
-    connection.isolation_level = None  # transactions are begun by _sqlite_begin, so that writers queue at BEGIN
+    connection.isolation_level = None  # SQLAlchemy begins none here: see _begin
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA busy_timeout=15000")
 
 
-def _sqlite_begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 def dump(record: Record) -> str:
     """Pretty JSON of a record, for people."""
     return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
-
-
-def _postgres_begin(connection: sa.Connection) -> None:
-    """Writers queue here, as they do in SQLite: two of them would give two entries of the audit log one number."""
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
