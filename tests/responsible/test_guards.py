@@ -163,6 +163,13 @@ def test_names_of_people_are_found_where_presidio_is() -> None:
     assert [text[found.start : found.end] for found in people.find(text)] == ["John Smith"]
 
 
+def test_an_action_may_differ_by_route_and_by_path_the_path_first() -> None:
+    guards = _set(Guard("pii", "pii", "input", "redact", at={"canary": "flag", "/predict": "allow"}))
+    assert [check.action for check in guard_set.checks(guards, "input", "/v1/responses", "champion")] == ["redact"]
+    assert [check.action for check in guard_set.checks(guards, "input", "/v1/responses", "canary")] == ["flag"]
+    assert guard_set.checks(guards, "input", "/predict", "canary") == []
+
+
 @given(st.dictionaries(st.sampled_from("abc"), st.sampled_from(["x", "y"]), max_size=3))
 def test_an_answer_has_its_labels_or_is_wrong(answer: dict[str, str]) -> None:
     schema = {
