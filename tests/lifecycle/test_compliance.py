@@ -26,7 +26,7 @@ from trimtab.project import Loaded
 from trimtab.records.erasure import Tombstone
 from trimtab.records.guidelines import ComplianceReport, SignedWord
 from trimtab.records.monitor import Interval
-from trimtab.records.promotion import Decision, GateResult
+from trimtab.records.promotion import Answers, Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import AliasMove, ModelVersion, Prompt
 from trimtab.records.training import DatasetVersion
@@ -298,6 +298,8 @@ def test_a_request_leads_to_its_subject_and_one_that_names_nobody_is_erased_alon
     assert erasure.plan_request(settings, loaded, control, "3", rows.here(settings)).subject == "caller 3"
     with pytest.raises(Fixable, match="no request 99"):
         erasure.plan_request(settings, loaded, control, "99", rows.here(settings))
+    said = Answers(version=1, suite="s", answers=({"text": "about the lamp of nobody 6"},), seconds=(0.1,))
+    control.put("answers", "desk/1/s", said)
     planned = erasure.plan_request(settings, loaded, control, "mine", rows.here(settings))
     assert (planned.subject, planned.name, planned.request_ids) == ("", "request 6", {"6"})
     stone = erasure.erase(settings, loaded, control, planned, "test", now)

@@ -20,7 +20,7 @@ _NONE = ("no guards are declared", "add `guards: {checks: [{kind: pii}]}` to tri
 
 
 def list_(project: Folder = Path()) -> None:
-    """List the guards of trimtab.yaml and the guidelines: what each looks for, where, what it does, and if it can here."""
+    """List the guards of trimtab.yaml and the guidelines: what each looks for, where, and what it does."""
     _, loaded = opened(project)
     guards = loaded.guards
     if guards is None:

@@ -322,7 +322,8 @@ def _measured(
     control: Control, version: ModelVersion, now: datetime, gates: Sequence[GateResult] | None
 ) -> dict[str, Measured]:
     """The gates of a decision in the making, else those of the newest decision on the version or one that differs from
-    it by its guards alone, for gates ask the engine, past any guard. A newer audit by twins is as good as the gate."""
+    it by its guards alone, for gates ask the engine, past any guard. A newer audit by twins counts instead of the gate,
+    unless it says too little."""
     model, at = version.spec.model, now
     if gates is None:
         alike = {
@@ -334,7 +335,8 @@ def _measured(
         gates, at = (mine[-1].gates, mine[-1].at) if mine else ((), now)
     found = {gate.gate: Measured(gate, at, content_hash(gate), version.run_id) for gate in gates}
     twins = control.last("audit", Audit, f"models:/{model}/{version.version}/twins/")
-    if twins is not None and ("fairness" not in found or twins.at > found["fairness"].at):
+    gate = found.get("fairness")
+    if twins is not None and (gate is None or (twins.at > gate.at and twins.verdict != "insufficient")):
         found["fairness"] = Measured(_as_gate(twins), twins.at, content_hash(twins), version.run_id)
     return found
 
