@@ -29,6 +29,7 @@ from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Answers, Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import AliasMove, ModelVersion, Prompt
+from trimtab.records.responsible import Audit, Finding, Policy
 from trimtab.records.training import DatasetVersion
 from trimtab.store import audit, seals
 from trimtab.store.control import Control
@@ -200,6 +201,26 @@ def test_an_audit_by_groups_is_as_good_as_its_worst_group(desk: Desk) -> None:
         ("insufficient", 3, None),
         ("fail", 3, None),
     ]
+
+
+def test_an_audit_by_twins_proves_what_no_cycle_has_measured(desk: Desk) -> None:
+    def audit_of(verdict, upper: float | None) -> Audit:
+        found = Finding(
+            metric="favourable", attribute="gender", group="women", n=200, value=0.5, rest=0.5, gap=None, lower=None,
+            upper=upper, p_adjusted=None, gating=True, verdict=verdict,
+        )  # fmt: skip
+        return Audit(
+            kind="twins", subject=f"models:/{MODEL}/7", verdict=verdict, reasons=("Said.",), unit="frame", n=200,
+            test="t", findings=(found,), policy=Policy(gating={}), policy_sha256="p", evaluation_sha256="e",
+            at=utc_now(),
+        )  # fmt: skip
+
+    spec = desk.version.spec.model_copy(update={"prompt": Prompt(system="Another one.")})
+    untried = desk.version.model_copy(update={"version": 7, "spec": spec})
+    for number, (verdict, upper, status) in enumerate([("pass", 0.04, "PASS"), ("fail", 0.4, "FAIL")]):
+        desk.control.put("audit", f"models:/{MODEL}/7/twins/{number}", audit_of(verdict, upper))
+        found = next(one for one in desk.report(untried).findings if one.clause == "BIAS-01")
+        assert found.status == status, found.reason
 
 
 def test_a_word_counts_only_under_the_key_that_the_guidelines_name(desk: Desk, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ EXAMPLES = 60
 """Texts that topics need at least."""
 SPANS = ("pii", "secrets", "profanity", "names")
 """Kinds that know where in a text it is, and so can redact."""
+NAMES_MS = 1000.0
+"""What names may take where the file does not say: a language model reads the text, in a thread of its own."""
 ASKABLE = ("pii", "secrets", "injection", "profanity", "names", "format")
 """Kinds that a clause of the guidelines can put in force by itself: they need no setting of their own."""
 _ONE_WAY = {"format": "output", "topics": "input"}
@@ -67,6 +69,8 @@ def guards(
         params = _PARAMS[guard.kind](reading, here, guard, labels)
         if len(reading.faults) == before:
             common = guard.model_dump(include={"kind", "action", "at", "on_error", "time_limit_ms"})
+            if guard.kind == "names" and "time_limit_ms" not in guard.model_fields_set:
+                common["time_limit_ms"] = NAMES_MS
             direction = _ONE_WAY.get(guard.kind, guard.direction)
             found.append(Guard.model_validate({**common, "name": name, "direction": direction, "params": params}))
     return GuardSet(checks=tuple(found), keep=section.keep, refusal=section.refusal) if found else None
