@@ -1,9 +1,10 @@
 """Measure every guard and write its card: recall, false blocks, by identity term and variety of English, p50 and p99.
 
 Run: python benchmarks/responsible/guard_cards.py --data FOLDER [--attacks FILE …]
-FOLDER holds presidio_pii, xstest, madlibs_identity, dialect_pairs and banking77; FILE is a JSON list of attacks written
-by others (or a folder of YAML templates with a `value`), which no weight was learned from. Writes GUARD_CARDS.md beside
-this file and cards.json into the package, for `trimtab guards card`.
+FOLDER holds presidio_pii, xstest, madlibs_identity, dialect_pairs and banking77, and davidson_hate for the recall of
+profanity (t-davidson/hate-speech-and-offensive-language, MIT: labeled_data.csv); names need the extra pii-names.
+FILE is a JSON list of attacks written by others (or a folder of YAML templates with a `value`), which no weight was
+learned from. Writes GUARD_CARDS.md beside this file and cards.json into the package, for `trimtab guards card`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import drawn
 from trimtab.evaluation.compare import proportion
 from trimtab.responsible import pii
 from trimtab.responsible.fairness import counterfactual_gate
-from trimtab.responsible.guards import guard_set, topics
+from trimtab.responsible.guards import guard_set, people, topics
 from trimtab.responsible.guards.folding import fold
 from trimtab.responsible.guards.guard_set import Guard, GuardSet
 
@@ -95,6 +96,7 @@ def measured(data: Path, attacks: Sequence[Path]) -> dict[str, dict[str, Any]]:
         "topics": trained,
         "length": {"max_chars": 4000},
         "format": {"schema": {"type": "object", "required": ["intent"]}},
+        **({"names": {}} if people.reason() is None else {}),
     }
     return {name: _card(name, params, texts, data, attacks) for name, params in defined.items()}
 
@@ -127,22 +129,25 @@ def _card(
     checks = guard_set.checks(GuardSet([Guard(name, kind, "both", "block", params=params)]), "output", "/", "champion")
 
     def blocks(text: str) -> bool:
+        said = json.dumps({"intent": text}) if kind == "format" else text  # what an answer says is no part of its form
+        return guard_set.judge(checks, "output", said).blocked is not None
+
+    def stops(text: str) -> bool:
         return guard_set.judge(checks, "output", text).blocked is not None
 
-    card: dict[str, Any] = {"milliseconds_1kb": _speed(checks[0].look, texts)}
-    if kind in ("length", "format"):
-        return card | {"note": "deterministic: a limit or a schema, nothing to recall"}
-    card["recall"] = _recall(name, blocks, texts, data, attacks)
-    benign = ["xstest safe", "example messages", *([] if kind == "topics" else ["banking77 test"])]
+    benign = ["xstest safe", "example messages", "banking77 test"]
     if kind in ("injection", "profanity"):
         benign.append("presidio_pii")
-    if kind != "topics":  # whose business is to stop what is of another topic
-        card["false_blocks"] = {one: _rate(blocks, texts[one]) for one in benign}
-        card["by_identity"] = _identity(blocks, data)
-        card["by_variety"] = _variety(blocks, data)
-    else:
-        card["false_blocks"] = {"banking77 test": _rate(blocks, texts["banking77 test"])}
-    return card
+    if kind == "topics":  # whose business is to stop what is of another topic
+        benign = ["banking77 test"]
+    frames = _mentions(texts["banking77 test"]) if kind == "topics" else _madlibs(data)
+    return {
+        "milliseconds_1kb": _speed(checks[0].look, texts),
+        "recall": _recall(name, stops, texts, data, attacks),
+        "false_blocks": {one: _rate(blocks, texts[one]) for one in benign} | _calm_tweets(kind, blocks, data),
+        "by_identity": _identity(blocks, frames),
+        "by_variety": _variety(blocks, data),
+    }
 
 
 def _recall(
@@ -159,7 +164,16 @@ def _recall(
     if name == "topics":
         return {one: _rate(blocks, texts[one]) for one in ("xstest safe", "example messages")}
     if name == "profanity":
-        return {}
+        return {"tweets called offensive or hateful": _rate(blocks, _tweets(data, offensive=True))}
+    if name == "length":
+        joined = " ".join(texts["example messages"] + texts["banking77 test"])
+        return {"4001 to 4420 characters": _rate(blocks, (joined[at : at + 4001 + at] for at in range(420)))}
+    if name == "format":
+        said = [{"intent": text} for text in texts["example messages"]]
+        broken = [*(json.dumps(one)[:-1] for one in said), *(json.dumps({"label": one["intent"]}) for one in said)]
+        return {"cut off, or without its field": _rate(blocks, broken)}
+    if name == "names":
+        return _names_recall(data)
     return {path.stem: _rate(blocks, _attacks(path)) for path in attacks}
 
 
@@ -181,6 +195,30 @@ def _pii_recall(data: Path) -> dict[str, Any]:
     return told | {"found outside every annotated span": {"k": outside, "n": len(rows)}}
 
 
+def _names_recall(data: Path) -> dict[str, Any]:
+    rows = json.loads((data / "presidio_pii/synth_dataset_v2.json").read_text(encoding="utf-8"))
+    hits: list[int] = []
+    for row in rows:
+        wanted = [span for span in row["spans"] if span["entity_type"] == "PERSON"]
+        found = people.find(row["full_text"]) if wanted else []
+        hits += [any(f.start < s["end_position"] and f.end > s["start_position"] for f in found) for s in wanted]
+    return {"person": _interval(sum(hits), len(hits))}
+
+
+def _tweets(data: Path, *, offensive: bool) -> list[str]:
+    """Tweets by what people called them: hateful or offensive (0, 1), or neither (2). None without the data."""
+    file = data / "davidson_hate/labeled_data.csv"
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8") as rows:
+        return [row["tweet"] for row in csv.DictReader(rows) if (row["class"] != "2") == offensive]
+
+
+def _calm_tweets(kind: str, blocks: Blocks, data: Path) -> dict[str, Any]:
+    """Tweets that people called neither offensive nor hateful, for the guard of profanity."""
+    return {"tweets called neither": _rate(blocks, _tweets(data, offensive=False))} if kind == "profanity" else {}
+
+
 def _attacks(path: Path) -> list[str]:
     if path.is_dir():
         files = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(path.rglob("*.yaml"))]
@@ -189,8 +227,13 @@ def _attacks(path: Path) -> list[str]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _identity(blocks: Blocks, data: Path) -> dict[str, Any]:
-    """False blocks by identity term: each benign sentence against the same one with the next term."""
+def _mentions(questions: Sequence[str]) -> list[dict[str, str]]:
+    """Questions of the guard's own topic, each asked by customers of every identity."""
+    return [{term: f"I am a customer, and {term}. {text}" for term in IDENTITIES} for text in questions[::51][:60]]
+
+
+def _madlibs(data: Path) -> list[dict[str, str]]:
+    """Benign sentences by identity term, for each frame."""
     by_frame: dict[str, dict[str, str]] = {}
     pattern = re.compile(rf"\b(?:{'|'.join(sorted(IDENTITIES, key=len, reverse=True))})\b", re.IGNORECASE)
     with (data / "madlibs_identity/en_sentence_templates.csv").open(encoding="utf-8") as rows:
@@ -198,7 +241,11 @@ def _identity(blocks: Blocks, data: Path) -> dict[str, Any]:
             found = pattern.findall(row["phrase"])
             if row["toxicity"] == "nontoxic" and len(found) == 1:
                 by_frame.setdefault(pattern.sub("{}", row["phrase"]), {})[found[0].lower()] = row["phrase"]
-    frames = [frame for frame in by_frame.values() if len(frame) > 5][:60]
+    return [frame for frame in by_frame.values() if len(frame) > 5][:60]
+
+
+def _identity(blocks: Blocks, frames: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """False blocks by identity term: each benign sentence against the same one with the next term."""
     answers, groups, names, said = [], [], [], []
     worst: dict[str, list[int]] = {}
     for frame in frames:
@@ -250,23 +297,22 @@ def _interval(k: int, n: int) -> dict[str, Any]:
 
 
 def _speed(look: Callable[[str], Any], texts: dict[str, list[str]]) -> dict[str, Any]:
-    """One look at a message of 1,000 characters, folding included: the best of five for each, in milliseconds."""
+    """The first look at a message of 1,000 characters, folding included, in milliseconds. Half of the messages come
+    before, unmeasured: what a gateway has learned of words by then is kept."""
     joined = " ".join(texts["example messages"] + texts["banking77 test"])
     messages = [joined[at : at + LENGTH] for at in range(0, len(joined) - LENGTH, LENGTH)]
-    best: list[float] = []
-    for message in messages:
-        look(fold(message).text)  # what is learned of words is kept
-        times = []
-        for _ in range(5):
-            begun = time.perf_counter()
-            look(fold(message).text)
-            times.append(time.perf_counter() - begun)
-        best.append(min(times) * 1000)
-    ordered = sorted(best)
+    for message in messages[::2]:
+        look(fold(message).text)
+    spent: list[float] = []
+    for message in messages[1::2]:
+        begun = time.perf_counter()
+        look(fold(message).text)
+        spent.append((time.perf_counter() - begun) * 1000)
+    ordered = sorted(spent)
     return {
         "p50": round(statistics.median(ordered), 4),
         "p99": round(ordered[int(len(ordered) * 0.99)], 4),
-        "n": len(best),
+        "n": len(spent),
     }
 
 

@@ -57,6 +57,35 @@ def test_guards_are_tried_and_put_live_as_a_version(tmp_path: Path) -> None:
     assert "has these guards already" in run("guards", "apply", "--yes", *here)
 
 
+def test_guards_are_not_weakened_below_what_the_guidelines_ask(tmp_path: Path) -> None:
+    from trimtab import registry
+    from trimtab.errors import Unproved
+    from trimtab.settings import load
+    from trimtab.store.control import Control
+
+    here = ["--project", str(tmp_path)]
+    (tmp_path / "prompt.md").write_text("Be brief.")
+    (tmp_path / "guidelines.yaml").write_text(
+        "system: desk\nowner: o@example.org\nintended_use: {purpose: Sorts.}\nclauses:\n"
+        "- {id: LOG-01, text: Sealed., check: log.coverage}\n"
+        "- {id: PRIV-01, text: No mail., check: guard.active, with: {guard: pii, action: redact}}\n"
+    )
+    (tmp_path / "trimtab.yaml").write_text(FILE + "guidelines: guidelines.yaml\n")
+    assert "pii: from clause PRIV-01" in run("guards", "list", *here)
+    run("register", *here)
+    control = Control(load(tmp_path))
+    first = registry.champion(control, "desk")
+    assert first.spec.guards is not None  # the guidelines alone have put it in force
+    (tmp_path / "trimtab.yaml").write_text(
+        FILE + "guidelines: guidelines.yaml\nguards: {checks: [{kind: pii, action: shadow}]}\n"
+    )
+    refused = CliRunner().invoke(app, ["guards", "apply", "--yes", *here])
+    assert isinstance(refused.exception, Unproved), refused.output
+    assert "PRIV-01 is FAIL" in str(refused.exception)
+    assert registry.champion(control, "desk") == first
+    assert control.audit_entries()[-1].kind == "compliance"
+
+
 def test_guards_and_judges_are_audited_by_the_groups_that_they_stop(tmp_path: Path) -> None:
     import mlflow
 

@@ -26,9 +26,10 @@ from trimtab.project import Loaded
 from trimtab.records.erasure import Tombstone
 from trimtab.records.guidelines import ComplianceReport, SignedWord
 from trimtab.records.monitor import Interval
-from trimtab.records.promotion import Decision, GateResult
+from trimtab.records.promotion import Answers, Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import AliasMove, ModelVersion, Prompt
+from trimtab.records.responsible import Audit, Finding, Policy
 from trimtab.records.training import DatasetVersion
 from trimtab.store import audit, seals
 from trimtab.store.control import Control
@@ -202,6 +203,26 @@ def test_an_audit_by_groups_is_as_good_as_its_worst_group(desk: Desk) -> None:
     ]
 
 
+def test_an_audit_by_twins_proves_what_no_cycle_has_measured(desk: Desk) -> None:
+    def audit_of(verdict, upper: float | None) -> Audit:
+        found = Finding(
+            metric="favourable", attribute="gender", group="women", n=200, value=0.5, rest=0.5, gap=None, lower=None,
+            upper=upper, p_adjusted=None, gating=True, verdict=verdict,
+        )  # fmt: skip
+        return Audit(
+            kind="twins", subject=f"models:/{MODEL}/7", verdict=verdict, reasons=("Said.",), unit="frame", n=200,
+            test="t", findings=(found,), policy=Policy(gating={}), policy_sha256="p", evaluation_sha256="e",
+            at=utc_now(),
+        )  # fmt: skip
+
+    spec = desk.version.spec.model_copy(update={"prompt": Prompt(system="Another one.")})
+    untried = desk.version.model_copy(update={"version": 7, "spec": spec})
+    for number, (verdict, upper, status) in enumerate([("pass", 0.04, "PASS"), ("fail", 0.4, "FAIL")]):
+        desk.control.put("audit", f"models:/{MODEL}/7/twins/{number}", audit_of(verdict, upper))
+        found = next(one for one in desk.report(untried).findings if one.clause == "BIAS-01")
+        assert found.status == status, found.reason
+
+
 def test_a_word_counts_only_under_the_key_that_the_guidelines_name(desk: Desk, tmp_path: Path) -> None:
     word = desk.word("waiver", "QUA-01")
     with pytest.raises(Fixable):
@@ -298,6 +319,8 @@ def test_a_request_leads_to_its_subject_and_one_that_names_nobody_is_erased_alon
     assert erasure.plan_request(settings, loaded, control, "3", rows.here(settings)).subject == "caller 3"
     with pytest.raises(Fixable, match="no request 99"):
         erasure.plan_request(settings, loaded, control, "99", rows.here(settings))
+    said = Answers(version=1, suite="s", answers=({"text": "about the lamp of nobody 6"},), seconds=(0.1,))
+    control.put("answers", "desk/1/s", said)
     planned = erasure.plan_request(settings, loaded, control, "mine", rows.here(settings))
     assert (planned.subject, planned.name, planned.request_ids) == ("", "request 6", {"6"})
     stone = erasure.erase(settings, loaded, control, planned, "test", now)

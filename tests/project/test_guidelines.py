@@ -78,3 +78,27 @@ def test_every_fault_has_its_line_and_a_fix(tmp_path: Path) -> None:
     message, fix = found["guidelines.yaml", 9, "clauses[0].check"]
     assert message == "unknown check log.coverag"
     assert fix.startswith("did you mean log.coverage?")
+
+
+def test_a_clause_puts_its_guard_in_force_and_warns_where_the_project_file_says_less(tmp_path: Path) -> None:
+    asked = """\
+- {id: PRIV-01, text: No card goes on., check: guard.active, with: {guard: pii, direction: input, action: redact}}
+- {id: PRIV-02, text: No card comes back., check: guard.active, with: {guard: pii, direction: output, action: block}}
+- {id: SAFE-01, text: Nobody takes it over., check: guard.active, with: {guard: injection, action: block}}
+"""
+    loaded = project.load(written(tmp_path, GOOD + asked))
+    assert loaded.guards is not None
+    assert [(guard.name, guard.direction, guard.action) for guard in loaded.guards.checks] == [
+        ("pii", "input", "redact"),
+        ("pii-2", "output", "block"),
+        ("injection", "both", "block"),
+    ]
+    with (tmp_path / "trimtab.yaml").open("a") as file:
+        file.write("guards: {checks: [{kind: injection, action: shadow}]}\n")
+    declared = project.load(tmp_path).guards
+    assert declared is not None
+    assert next((guard.name, guard.action) for guard in declared.checks) == ("injection", "shadow")
+    (warned,) = project.check(tmp_path, date(2026, 1, 1))
+    assert (warned.severity, warned.field) == ("warning", "clauses[3].with.guard")
+    wrong = project.check(written(tmp_path, GOOD + asked.replace("action: block}}\n", "action: redact}}\n")), date.min)
+    assert any("nothing to take out" in str(fault) for fault in wrong)

@@ -139,7 +139,17 @@ def test_a_card_speaks_of_a_guard_only_as_it_was_measured() -> None:
     assert cards.recall("injection", {"model": False}) != cards.recall("injection", {"model": True, "threshold": 0.0})
     assert cards.recall("injection", {"threshold": 1.0}) is None
     assert cards.recall("topics", {"threshold": -1.0}) is None
-    assert cards.recall("profanity", {}) is None
+    assert cards.recall("profanity", {}) is not None
+    assert cards.recall("profanity", {"words": ["gizmo"]}) is None
+
+
+def test_every_guard_has_a_whole_card() -> None:
+    for name, card in cards.every().items():
+        assert card["recall"], name
+        assert card["false_blocks"], name
+        assert card["by_identity"]["verdict"], name
+        assert card["by_variety"]["verdict"], name
+        assert card["milliseconds_1kb"].keys() >= {"p50", "p99"}, name
 
 
 @pytest.mark.parametrize("check", ["fairness.counterfactual", "fairness.group", "quality", "latency"])

@@ -174,7 +174,7 @@ def test_a_payload_reads_with_its_own_key_and_place_only(tmp_path: Path) -> None
 def test_reading_attributes_needs_the_scope_and_a_purpose_and_is_in_the_log_first(tmp_path: Path) -> None:
     place = trimtab_settings.load(tmp_path)
     control, now = Control(place), utc_now()
-    attributes.write(place, [("alice", "gender", "f"), ("bob", "gender", "m"), ("bob", "age", "60+")], now)
+    attributes.write(place, [("alice", "gender", "f"), ("bob", "gender", "m"), ("bob", "age", "over sixty")], now)
     _, admin = keys.create(control, MODEL, name="ops", scopes=("admin",), by="test", now=now)
     key, secret = keys.create(control, MODEL, name="audit", scopes=("attributes",), by="test", now=now)
     for wrong, purpose in (("", "audit"), (admin, "audit"), (secret, " ")):
@@ -186,9 +186,13 @@ def test_reading_attributes_needs_the_scope_and_a_purpose_and_is_in_the_log_firs
     (seen,) = control.facts("attribute_read", attributes.AttributeRead)
     assert (seen.key, seen.purpose, seen.subjects) == (key, "audit", 2)
     assert control.audit_entries()[-1].kind == "attribute_read"
+    asked(place, 4).close()
+    assert attributes.by_request(place, found) == {
+        "0": {"gender": "m"}, "1": {"gender": "f"}, "2": {"gender": "m"}, "3": {"gender": "f"}
+    }  # fmt: skip
     name = Subjects(place).pseudonym("bob")
     assert (attributes.count(place, name), attributes.erase(place, name), attributes.count(place, name)) == (2, 2, 0)
-    assert files_with(place, "60+") == []
+    assert files_with(place, "over sixty") == []
     assert attributes.read(place, control, MODEL, secret, ("gender",), "audit", now + attributes.KEPT) == {}
 
 

@@ -26,6 +26,8 @@ EACH_ATTACK, EACH_BENIGN = 36, 22
 FEATURES, STRENGTH = 9000, 3.0
 PER_STRETCH = 0.03
 """Held-out benign stretches that may be taken for an attack: of our lines, most of which were written to be near it."""
+PER_SENTENCE = 0.005
+"""The same of sentences alone: a text has several for each stretch, so one must be beyond doubt."""
 _CHOICE = re.compile(r"\(([^()]*)\)")
 
 
@@ -85,14 +87,16 @@ def main() -> None:
     model = linear.Linear(*_fit(train))
     calm = sorted(model.score(text) for text, bad in held if not bad)
     one = round(calm[-max(1, int(len(calm) * PER_STRETCH))], 2)
+    each = sorted(model.score(sentence) for text, bad in held if not bad for sentence in injection.sentences(text))
+    sentence = max(one, round(each[-max(1, int(len(each) * PER_SENTENCE))], 2))
     bad = [text for text, attack in held if attack]
     caught = sum(model.score(text) > one for text in bad)
     either = sum(model.score(text) > one or injection.rule(text) for text in bad)
-    print(f"{len(train)} stretches to train, {len(held)} of other lines held out; threshold {one}")
+    print(f"{len(train)} stretches to train, {len(held)} of other lines held out; thresholds {one}, {sentence}")
     print(f"held-out attacks caught: {caught}/{len(bad)} by the model, {either}/{len(bad)} with the rules")
     if write:  # the threshold stands; the weights learn from every line
         weights, bias = _fit([*train, *held])
-        told = {"bias": bias, "thresholds": {"one": one, "sum": round(one * 1.6, 2)}}
+        told = {"bias": bias, "thresholds": {"one": one, "sentence": sentence, "sum": round(one * 1.6, 2)}}
         told["weights"] = dict(sorted(weights.items()))
         chance = random.Random(1)  # noqa: S311 (data, not a secret)
         calm_lines = [text for line in lines("benign.txt") for text in drawn(line, 6, chance)]

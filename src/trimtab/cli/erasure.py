@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -167,10 +168,14 @@ def read(
     attribute: Annotated[list[str], typer.Argument(help="Which attributes.")],
     purpose: Annotated[str, typer.Option(help="What for; it stands in the audit log.")],
     project: Folder = Path(),
+    requests: Annotated[
+        bool, typer.Option("--requests", help="As CSV by request, for `trimtab fairness measure --groups`.")
+    ] = False,
 ) -> None:
     """Print protected attributes as JSON Lines, by pseudonym. The read is in the audit log before the first line.
 
-    TRIMTAB_ATTRIBUTES_KEY holds the secret of an API key with the scope attributes.
+    TRIMTAB_ATTRIBUTES_KEY holds the secret of an API key with the scope attributes. An audit needs no file of them:
+    trimtab attributes read gender --purpose audit --requests | trimtab fairness measure --groups /dev/stdin
     """
     settings, loaded = opened(project)
     _, control = recorded(project)
@@ -179,6 +184,11 @@ def read(
 
     secret, model = os.environ.get("TRIMTAB_ATTRIBUTES_KEY", ""), loaded.project.name
     found = attributes.read(settings, control, model, secret, tuple(attribute), purpose, utc_now())
-    for subject, values in found.items():
-        typer.echo(json.dumps({"subject": subject, **values}, ensure_ascii=False))
+    if requests:
+        out = csv.DictWriter(sys.stdout, ["id", *attribute], restval="", lineterminator="\n")
+        out.writeheader()
+        out.writerows({"id": request, **values} for request, values in attributes.by_request(settings, found).items())
+    else:
+        for subject, values in found.items():
+            typer.echo(json.dumps({"subject": subject, **values}, ensure_ascii=False))
     show.then("`trimtab audit export` shows this read")

@@ -20,12 +20,14 @@ _NONE = ("no guards are declared", "add `guards: {checks: [{kind: pii}]}` to tri
 
 
 def list_(project: Folder = Path()) -> None:
-    """List the guards that trimtab.yaml declares: what each looks for, where, what it does, and whether it can here."""
-    guards = _declared(project)
+    """List the guards of trimtab.yaml and the guidelines: what each looks for, where, and what it does."""
+    _, loaded = opened(project)
+    guards = loaded.guards
     if guards is None:
         show.say(_NONE[0])
         show.then(_NONE[1])
         return
+    from trimtab.project import guarding
     from trimtab.responsible.guards import people
 
     rows: list[tuple[str, ...]] = []
@@ -45,6 +47,8 @@ def list_(project: Folder = Path()) -> None:
         )
     show.table("guard", "kind", "looks at", "action", "when it fails", "settings", rows=rows)
     show.say(f"rows keep what is {guards.keep}; set {guards.hash[:12]}")
+    for clause, guard in guarding.asked(loaded.project, loaded.guidelines).items():
+        show.say(f"{guard.name}: from clause {clause} of the guidelines")
     show.then("`trimtab guards test TEXT` tries them; `trimtab guards apply` puts them live")
 
 
@@ -94,13 +98,16 @@ def apply(
 ) -> None:
     """Put the guards of the file live: the champion with these guards is registered as a version and becomes champion.
 
-    Nothing else about it changes, so no gate is asked; the move stands in the audit log, and `trimtab rollback` takes
-    it back. A canary that runs meanwhile ends. Retraining takes the guards of the file along by itself.
+    Nothing else about it changes, so no gate is asked, only the guidelines' clauses on guards: while one that blocks is
+    not proved, nothing moves (exit code 7). The move stands in the audit log, and `trimtab rollback` takes it back. A
+    canary that runs meanwhile ends. Retraining takes the guards of the file along by itself.
     """
     _, loaded = opened(project)
     settings, control = recorded(project)
     from trimtab import registry
+    from trimtab.lifecycle import compliance
     from trimtab.promotion import apply as moving
+    from trimtab.records.record import utc_now
     from trimtab.responsible.guards import topics
 
     now = registry.champion(control, loaded.project.name)
@@ -116,6 +123,7 @@ def apply(
     version = registry.register_guards(settings, loaded, control)
     if version.parent != now.version:  # registered before, on an earlier champion
         version = version.model_copy(update={"parent": now.version})
+    compliance.admit(settings, loaded, control, version, utc_now(), ("guard.active",))
     moving.guard(settings, control, version, actor=f"cli:{user()}", reason=reason)
     show.say(f"{now.spec.model} champion is version {version.version}")
     show.then("`trimtab status`; `trimtab rollback` takes it back")

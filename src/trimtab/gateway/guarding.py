@@ -108,6 +108,9 @@ def watch(meter: Meter, entity: Entity, path: str, route: str) -> Watch | None:
             _ready.clear()
         both = guard_set.checks(guards, "input", path, route), guard_set.checks(guards, "output", path, route)
         _ready[key] = both
+        for check in (*both[0], *both[1]):
+            if check.slow:  # its language model loads for seconds: begin before the first text waits for it
+                _threads().submit(check.look, "")
     return Watch(guards, meter, *both)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from pydantic import ConfigDict
 
-from trimtab.errors import Fixable
+from trimtab.errors import Fixable, Unproved
 from trimtab.lifecycle import evidence as cards
 from trimtab.project import Loaded
 from trimtab.records.erasure import ErasureRequest, RetentionRun, Tombstone
@@ -35,7 +35,8 @@ from trimtab.records.guidelines import (
 from trimtab.records.keys import lifetime
 from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, canonical_json, content_hash
-from trimtab.records.registry import AliasMove, ModelVersion
+from trimtab.records.registry import AliasMove, ModelVersion, VersionSpec
+from trimtab.records.responsible import Audit
 from trimtab.responsible import card, checks
 from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
 from trimtab.responsible.guards import cards as guard_cards
@@ -152,6 +153,31 @@ def at_promotion(
     report = evaluate(settings, loaded, control, version, now, occasion="promote", gates=gates)
     control.put("compliance", f"{version.spec.model}/{version.version}/{key}", report)
     return report
+
+
+def admit(
+    settings: Settings,
+    loaded: Loaded,
+    control: Control,
+    version: ModelVersion,
+    now: datetime,
+    checked: Sequence[str] = (),
+) -> None:
+    """Let a version that no decision speaks for become champion, or raise Unproved: a clause that blocks is not proved.
+
+    The report is recorded either way. `checked`: only clauses of these checks are asked. A project without guidelines
+    admits everything.
+    """
+    if loaded.guidelines is None:
+        return
+    only = [clause.id for clause in loaded.guidelines.clauses if not checked or clause.check in checked]
+    if not only:
+        return
+    report = evaluate(settings, loaded, control, version, now, occasion="promote", only=only)
+    record(control, report)
+    if report.open:
+        said = "; ".join(f"{finding.clause} is {finding.status}: {finding.reason}" for finding in report.open)
+        raise Unproved(f"version {version.version} may not become champion. {said}")
 
 
 def look(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> ComplianceReport | None:
@@ -295,16 +321,49 @@ def _logged(finding: Finding, size: int, root: str) -> Finding:
 def _measured(
     control: Control, version: ModelVersion, now: datetime, gates: Sequence[GateResult] | None
 ) -> dict[str, Measured]:
-    """The gates of a decision in the making, else those of the newest decision on the version."""
-    at = now
+    """The gates of a decision in the making, else those of the newest decision on the version or one that differs from
+    it by its guards alone, for gates ask the engine, past any guard. A newer audit by twins counts instead of the gate,
+    unless it says too little."""
+    model, at = version.spec.model, now
     if gates is None:
-        mine = [
-            decision
-            for decision in control.facts("decision", Decision)
-            if (decision.model, decision.candidate) == (version.spec.model, version.version)
-        ]
+        alike = {
+            one.version
+            for one in control.facts("version", ModelVersion, f"{model}/")
+            if _unguarded(one) == _unguarded(version)
+        }
+        mine = [d for d in control.facts("decision", Decision) if d.model == model and d.candidate in alike]
         gates, at = (mine[-1].gates, mine[-1].at) if mine else ((), now)
-    return {gate.gate: Measured(gate, at, content_hash(gate), version.run_id) for gate in gates}
+    found = {gate.gate: Measured(gate, at, content_hash(gate), version.run_id) for gate in gates}
+    twins = control.last("audit", Audit, f"models:/{model}/{version.version}/twins/")
+    gate = found.get("fairness")
+    if twins is not None and (gate is None or (twins.at > gate.at and twins.verdict != "insufficient")):
+        found["fairness"] = Measured(_as_gate(twins), twins.at, content_hash(twins), version.run_id)
+    return found
+
+
+def _unguarded(version: ModelVersion) -> VersionSpec:
+    return version.spec.model_copy(update={"guards": None})
+
+
+def _as_gate(audit: Audit) -> GateResult:
+    """What an audit by twins says, as the fairness gate says it: the worst group's bounds, the smallest group's n."""
+    numbers: dict[str, float] = {}
+    for name, metric in (("gap_upper", "favourable"), ("flip_rate_upper", "flip_rate")):
+        bounds = [finding.upper for finding in audit.findings if finding.metric == metric]
+        if bounds and None not in bounds:
+            numbers[name] = max(bound for bound in bounds if bound is not None)
+    least = min((finding.n or 0 for finding in audit.findings if finding.gating), default=0)
+    said = " ".join(audit.reasons[:3])
+    return GateResult(
+        gate="fairness",
+        verdict=audit.verdict,
+        test=audit.test,
+        n=least,
+        value=None,
+        limit="",
+        detail=said,
+        numbers=numbers,
+    )
 
 
 def _words(control: Control, book: Guidelines) -> list[SignedWord]:

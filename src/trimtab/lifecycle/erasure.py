@@ -123,6 +123,7 @@ def erase(settings: Settings, loaded: Loaded, control: Control, planned: Plan, b
     ids, clients = planned.request_ids, planned.client_request_ids
     planned.tables.delete_feedback(planned.feedback)
     _clean_datasets(settings, ids)
+    control.forget("answers")  # what versions said to rows in evaluations: kept to save work, and asked again
     frames = erasing.erase_journal(settings, ids, clients)
     gone = attributes.erase(settings, planned.pseudonym)
     planned.tables.erase_rows(planned.rows)  # after all that is found by the rows, or a crash would leave it behind

@@ -47,7 +47,11 @@ class Explanation(Record):
     prompt: str
     live_since: AliasMove | None
     decision: Decision | None
+    outcome: str
     guards: tuple[str, ...]
+    """What stood guard over this version."""
+    guard_events: tuple[str, ...]
+    """What they found in this request and its answer, and did; never the text itself."""
     guidelines_sha256: str
     nearest: tuple[Near, ...]
     missing: tuple[str, ...]
@@ -85,6 +89,11 @@ def explain(settings: Settings, loaded: Loaded, control: Control, request_id: st
         prompt=version.spec.prompt.system,
         live_since=move,
         decision=decision,
+        outcome=row["outcome"],
+        guard_events=tuple(
+            f"{one['name']} ({one['direction']}): {one['action']}, found {one['found']} {one['count']} times"
+            for one in row["guard_events"] or ()
+        ),
         guards=tuple(f"{guard.name} ({guard.direction}, {guard.action})" for guard in guards(version)),
         guidelines_sha256=loaded.guidelines_sha256,
         nearest=nearest,

@@ -40,7 +40,7 @@ class Loaded:
     """Of the file's bytes; empty without one."""
     files: tuple[str, ...] = ()
     guards: GuardSet | None = None
-    """As the file says, the texts of its example files among the parameters; None: no guard."""
+    """As trimtab.yaml and the guidelines say, the texts of example files among the parameters; None: no guard."""
 
 
 def load(path: Path) -> Loaded:
@@ -96,8 +96,8 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
     rules.look(reading, project, labels, swaps)
-    guards = guarding.guards(reading, project, labels)
     rule_book = guidelines.guidelines(reading, project)
+    guards = guarding.guards(reading, project, labels, rule_book)
     digest = reading.digests.get("guidelines", "")
     files = tuple(dict.fromkeys(reading.files))
     return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest, files, guards)

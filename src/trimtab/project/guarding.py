@@ -1,4 +1,4 @@
-"""The guards of trimtab.yaml as definitions, with the files that they name read. Faults are noted, not raised."""
+"""The guards of trimtab.yaml and the guidelines as definitions, with the files they name read. Faults are noted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from trimtab.project.reading import Loc, Reading, shown, suggestion
 from trimtab.records.guards import Guard, GuardSection, GuardSet
+from trimtab.records.guidelines import GuardActive, Guidelines
 from trimtab.records.project import Project
 from trimtab.records.registry import LabelSet
 
@@ -16,6 +17,10 @@ EXAMPLES = 60
 """Texts that topics need at least."""
 SPANS = ("pii", "secrets", "profanity", "names")
 """Kinds that know where in a text it is, and so can redact."""
+NAMES_MS = 1000.0
+"""What names may take where the file does not say: a language model reads the text, in a thread of its own."""
+ASKABLE = ("pii", "secrets", "injection", "profanity", "names", "format")
+"""Kinds that a clause of the guidelines can put in force by itself: they need no setting of their own."""
 _ONE_WAY = {"format": "output", "topics": "input"}
 _OWN: dict[str, tuple[str, ...]] = {
     "find": ("pii", "secrets", "names"),
@@ -45,12 +50,15 @@ FINDABLE: dict[str, tuple[str, ...]] = {
 """What `find` may name, by kind of guard."""
 
 
-def guards(reading: Reading, project: Project, labels: LabelSet | None) -> GuardSet | None:
-    """The set, or None when the file has no guard. What is wrong is left out."""
+def guards(
+    reading: Reading, project: Project, labels: LabelSet | None, book: Guidelines | None = None
+) -> GuardSet | None:
+    """The set: the guards of trimtab.yaml, and those that clauses of the guidelines ask for and it does not declare.
+    None when there is none. What is wrong is left out."""
     section = project.guards
     seen: set[str] = set()
     found: list[Guard] = []
-    for index, guard in enumerate(section.checks):
+    for index, guard in enumerate((*section.checks, *asked(project, book).values())):
         here: Loc = ("guards", "checks", index)
         name = guard.name or guard.kind
         if name in seen:
@@ -61,9 +69,31 @@ def guards(reading: Reading, project: Project, labels: LabelSet | None) -> Guard
         params = _PARAMS[guard.kind](reading, here, guard, labels)
         if len(reading.faults) == before:
             common = guard.model_dump(include={"kind", "action", "at", "on_error", "time_limit_ms"})
+            if guard.kind == "names" and "time_limit_ms" not in guard.model_fields_set:
+                common["time_limit_ms"] = NAMES_MS
             direction = _ONE_WAY.get(guard.kind, guard.direction)
             found.append(Guard.model_validate({**common, "name": name, "direction": direction, "params": params}))
     return GuardSet(checks=tuple(found), keep=section.keep, refusal=section.refusal) if found else None
+
+
+def asked(project: Project, book: Guidelines | None) -> dict[str, GuardSection]:
+    """By clause, the guards that clauses of the check guard.active ask for and trimtab.yaml does not declare."""
+    declared = {word for guard in project.guards.checks for word in (guard.name, guard.kind)}
+    found: dict[str, GuardSection] = {}
+    for clause in book.clauses if book and project.task.kind != "scoring" else ():
+        wanted = GuardActive.model_validate(clause.parameters) if clause.check == "guard.active" else None
+        if wanted is None or wanted.action is None or wanted.guard in declared or wanted.guard not in ASKABLE:
+            continue
+        number = sum(guard.kind == wanted.guard for guard in found.values())
+        found[clause.id] = GuardSection.model_validate(
+            {
+                "kind": wanted.guard,
+                "name": f"{wanted.guard}-{number + 1}" if number else wanted.guard,
+                "direction": _ONE_WAY.get(wanted.guard, wanted.direction),
+                "action": wanted.action,
+            }
+        )
+    return found
 
 
 def _sensible(reading: Reading, here: Loc, guard: GuardSection) -> None:

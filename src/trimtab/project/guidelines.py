@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import get_args
 
+from trimtab.project.guarding import ASKABLE, SPANS
 from trimtab.project.reading import Document, Loc, Reading, section_of, shown, suggestion
-from trimtab.records.guidelines import CHECKS, Attest, Clause, Guidelines
+from trimtab.records.guards import GuardKind
+from trimtab.records.guidelines import CHECKS, Attest, Clause, GuardActive, Guidelines
 from trimtab.records.project import Project
 
 GUIDELINES: Loc = ("guidelines",)
+_KINDS = get_args(GuardKind)
 
 
 def guidelines(reading: Reading, project: Project) -> Guidelines | None:
@@ -22,7 +26,7 @@ def guidelines(reading: Reading, project: Project) -> Guidelines | None:
         fix = "write system, owner, intended_use and clauses: see docs/compliance.md"
         reading.fault((), "is not a mapping", fix, document=document)
         return None
-    before = len(reading.faults)
+    before = _errors(reading)
     found = section_of(reading, document, Guidelines)
     if found is None:
         return None
@@ -33,8 +37,12 @@ def guidelines(reading: Reading, project: Project) -> Guidelines | None:
         if clause.id in twice:
             message = f"{clause.id} stands in the list twice"
             reading.fault((*loc, "id"), message, "give each clause an id of its own", document=document)
-        _check(reading, document, loc, clause, found)
-    return found if len(reading.faults) == before else None
+        _check(reading, document, loc, clause, found, project)
+    return found if _errors(reading) == before else None
+
+
+def _errors(reading: Reading) -> int:
+    return sum(fault.severity == "error" for fault in reading.faults)
 
 
 def _people(reading: Reading, document: Document, found: Guidelines) -> None:
@@ -44,7 +52,7 @@ def _people(reading: Reading, document: Document, found: Guidelines) -> None:
             reading.fault(("people", name), message, fix, document=document)
 
 
-def _check(reading: Reading, document: Document, loc: Loc, clause: Clause, found: Guidelines) -> None:
+def _check(reading: Reading, document: Document, loc: Loc, clause: Clause, found: Guidelines, project: Project) -> None:
     model = CHECKS.get(clause.check)
     if model is None:
         fix = f"{suggestion(clause.check, CHECKS)}the checks are {', '.join(CHECKS)}"
@@ -61,3 +69,27 @@ def _check(reading: Reading, document: Document, loc: Loc, clause: Clause, found
     if unknown:
         message, fix = f"{shown(unknown[0])} has no key", "add the person under `people`"
         reading.fault((*loc, "with", "by"), message, fix, document=document)
+    if isinstance(parameters, GuardActive):
+        _guard(reading, document, (*loc, "with"), parameters, project)
+
+
+def _guard(reading: Reading, document: Document, loc: Loc, wanted: GuardActive, project: Project) -> None:
+    """A clause must ask for what a guard can do, and trimtab.yaml may not set that guard to less without a warning."""
+    declared = [guard for guard in project.guards.checks if wanted.guard in (guard.name, guard.kind)]
+    kind = declared[0].kind if declared else wanted.guard
+    if wanted.action == "redact" and kind in _KINDS and kind not in SPANS:
+        message = f"{kind} judges a text as a whole and has nothing to take out"
+        reading.fault((*loc, "action"), message, "write block or flag", document=document)
+    if declared:
+        acting = [guard for guard in declared if not {guard.action, *guard.at.values()} & {"shadow", "allow"}]
+        if not any(wanted.action in (None, guard.action) for guard in acting):
+            message = f"trimtab.yaml sets {wanted.guard} to something else than the clause asks for: it cannot pass"
+            reading.fault((*loc, "guard"), message, "change one of the two", document=document, severity="warning")
+    elif wanted.guard not in ASKABLE:
+        message = f"trimtab.yaml declares no guard {shown(wanted.guard)}: it cannot pass"
+        fix = f"declare it under guards.checks in trimtab.yaml, or ask for one of {', '.join(ASKABLE)}"
+        reading.fault((*loc, "guard"), message, fix, document=document, severity="warning")
+    elif wanted.action is None:
+        fix = "add `action: block`, redact or flag, so that the clause puts it in force"
+        message = f"nothing says what the guard {wanted.guard} is to do: it cannot pass"
+        reading.fault((*loc, "guard"), message, fix, document=document, severity="warning")

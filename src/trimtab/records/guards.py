@@ -34,7 +34,7 @@ class GuardSection(FileModel):
     on_error: OnError = "open"
     """open: a guard that fails or takes too long lets pass, and the row says so. closed: the request is refused."""
     time_limit_ms: float = Field(default=50.0, gt=0, le=60_000)
-    """Longest time for one text."""
+    """Longest time for one text; of names 1000 where it is not said."""
     find: tuple[str, ...] = ()
     """pii, secrets, names: the kinds to look for, e.g. [email, card]; empty: every personal one."""
     words: tuple[str, ...] = ()

@@ -146,14 +146,14 @@ class FairnessGroup(FileModel):
 
 
 class GuardActive(FileModel):
-    """A guard of this kind is in force."""
+    """A guard of this kind is in force. One that trimtab.yaml does not declare is put in force by the clause itself."""
 
     guard: str
     """Its name or kind, e.g. pii."""
     direction: Literal["input", "output", "both"] = "both"
     """On what it acts."""
-    action: str | None = None
-    """What it must do, e.g. redact; null: anything but shadow or allow."""
+    action: Literal["redact", "block", "flag"] | None = None
+    """What it must do; null: anything but shadow or allow, as trimtab.yaml declares it."""
     min_recall: Share | None = None
     """Recall on its card, at least."""
 

@@ -189,6 +189,7 @@ def _word_proof(word: SignedWord) -> Proof:
 # The checks
 
 _GATES = ": the gates of a cycle measure a candidate (`trimtab cycle run`); the first version has passed none."
+_TWINS = ": `trimtab fairness measure` tests it, and so do the gates of a cycle."
 
 
 def _counterfactual(limits: FairnessCounterfactual, clause: Clause, evidence: Evidence) -> Found:
@@ -196,7 +197,7 @@ def _counterfactual(limits: FairnessCounterfactual, clause: Clause, evidence: Ev
         return Found("NOT_APPLICABLE", "The task has no labels whose dependence on names could be counted.")
     measured = evidence.gates.get("fairness")
     if measured is None:
-        return Found("INSUFFICIENT", f"No counterfactual test of this version is on record{_GATES}")
+        return Found("INSUFFICIENT", f"No counterfactual test of this version is on record{_TWINS}")
     gate, proofs = measured.gate, (_gate_proof(measured),)
     name = "flip_rate_upper" if limits.metric == "flip_rate" else "gap_upper"
     upper = gate.numbers.get(name)
@@ -234,7 +235,7 @@ def _guard(limits: GuardActive, clause: Clause, evidence: Evidence) -> Found:
     covered = {way for guard in acting for way in _ways(guard.direction)}
     missing = _ways(limits.direction) - covered
     proofs = tuple(
-        Proof(what=f"guard {guard.name}", command="trimtab check", artifact_sha256=guard.sha256) for guard in mine
+        Proof(what=f"guard {guard.name}", command="trimtab guards list", artifact_sha256=guard.sha256) for guard in mine
     )
     if missing:
         must = f"to {limits.action}" if limits.action else "to act"

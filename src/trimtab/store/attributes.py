@@ -22,7 +22,8 @@ from trimtab.records.erasure import AttributeRead
 from trimtab.settings import Settings
 from trimtab.store import keys
 from trimtab.store.control import Control
-from trimtab.store.subjects import Subjects
+from trimtab.store.lake import Lake
+from trimtab.store.subjects import Subjects, subject_of
 
 SCOPE = "attributes"
 KEPT = timedelta(days=90)
@@ -66,6 +67,19 @@ def read(
     seen = AttributeRead(at=now, key=key, purpose=purpose, attributes=attributes, subjects=len(found))
     control.put("attribute_read", f"{model}/{key}/{now.isoformat()}", seen)
     return found
+
+
+def by_request(settings: Settings, found: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Values that were read, by the requests of their subjects: what an audit by groups joins to labelled rows.
+
+    Requests of subjects of whom nothing was read, or who were erased, are left out.
+    """
+    lake, subjects = Lake(settings), Subjects(settings)
+    columns = ["databricks_request_id", "request_tags", "requester", "client_request_id"]
+    rows = lake.sample(0, lake.count(), columns)
+    names = {row["databricks_request_id"]: subject_of(row, subjects.field) for row in rows.iter_rows(named=True)}
+    known = {request: subjects.pseudonym(name) for request, name in names.items() if name}
+    return {request: found[subject] for request, subject in known.items() if subject in found}
 
 
 def count(settings: Settings, subject: str) -> int:

@@ -149,6 +149,22 @@ class Control:
         with self._writing() as db:
             return self._put(db, kind, key, record)
 
+    def forget(self, kind: str) -> None:
+        """Delete every fact of a kind that only saves work, such as answers to evaluations: an erasure asks for it.
+
+        Raises ValueError for a kind that stands in the audit log.
+        """
+        if kind in AUDITED:
+            raise ValueError(f"facts of the kind {kind} are kept for good")
+        with self._begin() as db:
+            db.execute(sa.delete(_facts).where(_facts.c.kind == kind))
+        if self._engine.dialect.name == "sqlite":  # what was deleted must leave the write-ahead log too
+            raw = self._engine.raw_connection()
+            try:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+            finally:
+                raw.close()
+
     def get(self, kind: str, key: str, type_: type[R]) -> R | None:
         """The fact with this key, or None."""
         with self._reading() as db:
@@ -292,6 +308,7 @@ def _sqlite_connect(connection, _record) -> None:
     connection.isolation_level = None  # SQLAlchemy begins none here: see _begin
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA busy_timeout=15000")
 
 

@@ -48,7 +48,7 @@ def recall(kind: str, params: Mapping[str, Any]) -> Recall | None:
 
 
 def _rows(kind: str, params: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-    if kind == "topics" or params.get("threshold"):
+    if kind == "topics" or any(params.get(name) for name in ("threshold", "words", "allow_words")):
         return {}
     name = "injection (rules)" if kind == "injection" and not params.get("model", True) else kind
     return every().get(name, {}).get("recall", {})
@@ -56,5 +56,5 @@ def _rows(kind: str, params: Mapping[str, Any]) -> Mapping[str, Mapping[str, int
 
 def _wanted(kind: str, params: Mapping[str, Any]) -> frozenset[str]:
     """The kinds that it is to find; empty: all that its card has."""
-    default = {"pii": pii.PERSONAL, "secrets": secrets.KINDS}
+    default = {"pii": pii.PERSONAL, "secrets": secrets.KINDS, "names": ("person",)}
     return frozenset(params.get("find") or default.get(kind, ()))

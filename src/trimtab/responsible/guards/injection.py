@@ -1,8 +1,9 @@
 """Injection and jailbreak: text that would take over the model's instructions. Rules and a small linear model. Pure.
 
 The rules are phrases that hardly ever stand in an honest message. The model (`injection.json`, trained from our own
-data by benchmarks/responsible/injection/train.py) reads the rest, a stretch of a few sentences at a time: one stretch
-that is very like an attack, or several that are somewhat, count.
+data by benchmarks/responsible/injection/train.py) reads the rest, a stretch of a few sentences at a time and each
+sentence alone. One stretch that is very like an attack counts, or several that are somewhat, or one sentence that is
+beyond doubt.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from trimtab.responsible.guards import linear
 
 STRETCH = 240
 """Characters that are judged at once, about: whole sentences."""
+FEW = 4
+"""Spaces in a sentence that is judged alone, at least."""
 SUMMED = 3
 """Stretches that count together."""
 _SENTENCE = re.compile(r"[^.!?\n。！？]*(?:[.!?。！？]+[\"')\]]*\s*|\n+|$)")
@@ -206,8 +209,16 @@ def look(text: str, model: bool = True, beyond: float = 0.0) -> Seen | None:
     found = scores(text)
     margin = max(found, default=-99.0) - thresholds["one"]
     together = sum(sorted(found, reverse=True)[:SUMMED]) - thresholds["sum"]
-    best = max(margin, together if len(found) >= SUMMED else -99.0) - beyond
+    alone = max(map(_model()[0].score, sentences(text)), default=-99.0) - thresholds["sentence"]
+    best = max(margin, alone, together if len(found) >= SUMMED else -99.0) - beyond
     return Seen("model", round(best, 2)) if best > 0 else None
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of a text that have several words: among honest ones an attack drowns in its stretch."""
+    for match in _SENTENCE.finditer(text):
+        if match[0].count(" ") >= FEW:
+            yield match[0]
 
 
 def stretches(text: str) -> Iterator[str]:
