@@ -156,7 +156,7 @@ class Control:
         """
         if kind in AUDITED:
             raise ValueError(f"facts of the kind {kind} are kept for good")
-        with self._begin() as db:
+        with self._writing() as db:
             db.execute(sa.delete(_facts).where(_facts.c.kind == kind))
         if self._engine.dialect.name == "sqlite":  # what was deleted must leave the write-ahead log too
             raw = self._engine.raw_connection()
