@@ -74,8 +74,17 @@ TWINS = Method("twins", "prompt frame", twins.TEST, twins.LIMITS)
 def policy_of(loaded: Loaded) -> Policy:
     """The policy that trimtab.yaml fixes."""
     section = loaded.project.fairness
-    tolerance = Tolerance(gap=section.tolerance, deadband=section.deadband)
-    return Policy(gating=dict.fromkeys(section.gating, tolerance), alpha=section.alpha, minimum=section.minimum)
+    gating = {
+        metric: Tolerance(gap=section.tolerances.get(metric, section.tolerance), deadband=section.deadband)
+        for metric in section.gating
+    }
+    return Policy(
+        gating=gating,
+        alpha=section.alpha,
+        minimum=section.minimum,
+        merged=section.merged,
+        waived=section.waived,
+    )
 
 
 def measure_twins(place: Place, say: Say) -> Audit:
