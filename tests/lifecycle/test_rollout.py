@@ -25,6 +25,7 @@ from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.promotion import Decision, RolloutLook
 from trimtab.records.record import utc_now
 from trimtab.records.registry import ModelVersion, Prompt, Traffic, Weights
+from trimtab.responsible import identities
 from trimtab.store.drain import drain
 from trimtab.store.lake import Lake
 
@@ -151,6 +152,24 @@ def test_a_good_candidate_gets_its_share_of_callers_step_by_step_and_then_all_of
     assert all(bucket(MODEL, caller) < 20 for caller in before["caller"])
     assert all(bucket(MODEL, caller) < 50 for caller in after["caller"])
     assert roll_out(served, decision)  # interrupted after the last write, it has nothing left to do
+
+
+def test_a_candidate_that_averages_goes_through_the_canary_like_any(served: Desk) -> None:
+    average = identities.average_of(identities.pack("en"), "religion")
+    version, decision = candidate(served, "Sort it for everybody.", average=average)
+    with traffic(served):
+        assert roll_out(served, decision)
+    assert served.control.alias(MODEL, "champion") == version.version
+    until(
+        lambda: (
+            served.http.post(f"{served.url}/predict", json={"input": "x"}).headers["x-trimtab-version"]
+            == f"{MODEL}/{version.version}"
+        )
+    )
+    told = [
+        served.http.post(f"{served.url}/predict", json={"input": f"{who} asks"}) for who in ("A Sikh", "An atheist")
+    ]
+    assert told[0].json() == told[1].json()
 
 
 def test_a_candidate_whose_answers_are_not_valid_is_called_back_and_stays_out(served: Desk) -> None:

@@ -94,9 +94,9 @@ def mcnemar_p(first_only: int, second_only: int) -> float:
 
 
 def stratified_p(strata: Sequence[tuple[bool, int, int]]) -> float:
-    """Exact two-sided test that a group is no likelier to be hit than the others of its stratum: for each stratum whether
-    the group was hit, how many of its units were, and how many units it has (Cochran 1954, Mantel and Haenszel 1959, in
-    its exact conditional form: the number of hits is Poisson binomial). With two units a stratum it is McNemar's test.
+    """Exact two-sided test that a group is no likelier to be hit than the others of its stratum (Cochran 1954, Mantel
+    and Haenszel 1959, in its exact conditional form: the number of hits is Poisson binomial). For each stratum: whether
+    the group was hit, how many units were, how many there are. With two units a stratum it is McNemar's test.
 
     Strata in which all or none were hit say nothing; without another one there is no evidence: 1.
     """

@@ -341,7 +341,7 @@ class FairnessSection(FileModel):
     field: str | None = None
     """Answer field that must not depend on the group; null: the first one (chat: whether the request was refused)."""
     favourable: tuple[str, ...] = ()
-    """Values of the field that are the favourable outcome; with them, twins are judged by their score, too."""
+    """Values of the field that are the favourable outcome."""
     segments: tuple[str, ...] = ()
     """Keys of a request's metadata or usage_context whose values are groups for the quality of service."""
     gating: tuple[str, ...] = ("flip_rate",)
@@ -349,9 +349,11 @@ class FairnessSection(FileModel):
     others are shown as exploratory."""
     tolerance: float = Field(default=0.1, gt=0, lt=1)
     """Gap that is accepted, as a rate: its upper bound must lie below."""
-    tolerances: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, examples=[{"length": 0.2, "score": 0.5}])
+    tolerances: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, examples=[{"length": 0.2, "sentiment": 0.3}]
+    )
     """Other gaps that are accepted, for single metrics of `gating`, in their own unit: length as a share of the mean,
-    sentiment from -1 to 1, score in nats."""
+    sentiment from -1 to 1."""
     deadband: float = Field(default=0.02, ge=0, lt=1)
     """Gap that is let pass as noise: a lower bound above it is a failure."""
     alpha: float = Field(default=0.05, gt=0, le=0.2)

@@ -25,8 +25,8 @@ from trimtab.responsible.identities import Orbit, without
 from trimtab.responsible.packs import Pack
 
 TEST = (
-    "flip rate per axis: exact (Clopper-Pearson); a group against the others on the same frames: exact McNemar with the "
-    "interval of Tango 1998 for two, for more a bootstrap over frames and, of rates, the exact stratified test, too; "
+    "flip rate per axis: exact (Clopper-Pearson); a group against the others on the same frames: exact McNemar with "
+    "the interval of Tango 1998 for two, for more a bootstrap over frames and, of rates, the exact stratified test; "
     "Holm over all that gates"
 )
 LIMITS = "It shows dependence on the words of the pack only: not on names, dialect or other hints at a group."
