@@ -160,16 +160,15 @@ def test_a_candidate_that_averages_goes_through_the_canary_like_any(served: Desk
     with traffic(served):
         assert roll_out(served, decision)
     assert served.control.alias(MODEL, "champion") == version.version
-    until(
-        lambda: (
-            served.http.post(f"{served.url}/predict", json={"input": "x"}).headers["x-trimtab-version"]
-            == f"{MODEL}/{version.version}"
-        )
-    )
-    told = [
-        served.http.post(f"{served.url}/predict", json={"input": f"{who} asks"}) for who in ("A Sikh", "An atheist")
-    ]
-    assert told[0].json() == told[1].json()
+
+    def asked(text: str) -> int:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
+        reply = served.http.post(f"{served.url}/v1/chat/completions", json=body)
+        return reply.json()["usage"]["prompt_tokens"] if reply.headers["x-trimtab-version"] == name else 0
+
+    name = f"{MODEL}/{version.version}"
+    until(lambda: asked("it asks"))
+    assert asked("A Sikh asks") > 5 * asked("it asks")  # seven groups are asked about
 
 
 def test_a_candidate_whose_answers_are_not_valid_is_called_back_and_stays_out(served: Desk) -> None:

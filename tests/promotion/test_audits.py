@@ -203,6 +203,20 @@ def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
     assert "a failure must be established" in weighed.tried[0].acceptance.reasons[0]
 
 
+def test_the_file_fixes_tolerances_merged_and_waived_groups_before_the_run(tmp_path: Path) -> None:
+    text = FILE.format(port=1).replace(
+        "gating: [flip_rate, refusal]",
+        "gating: [flip_rate, length], tolerances: {length: 0.2}, merged: {age=17: young}, waived: {age=99: the dpo}",
+    )
+    (tmp_path / "trimtab.yaml").write_text(text)
+    (tmp_path / "labels.yaml").write_text("urgency: [low, high]\n")
+    for name in ("prompt.md", "frames.jsonl"):
+        (tmp_path / name).write_text("x\n")
+    policy = audits.policy_of(project.load(tmp_path))
+    assert {metric: tolerance.gap for metric, tolerance in policy.gating.items()} == {"flip_rate": 0.1, "length": 0.2}
+    assert (policy.merged, policy.waived) == ({"age=17": "young"}, {"age=99": "the dpo"})
+
+
 def test_quality_of_service_is_read_off_the_lake_by_declared_segment(place: audits.Place) -> None:
     found = audits.measure_service(place)
     errors = {f.group: f for f in found.findings if (f.metric, f.attribute) == ("error", "region")}

@@ -113,6 +113,10 @@ def test_a_good_trial_is_accepted() -> None:
             {"after": (False,) * 10 + (True,) * 260 + (True,) * 10 + (False,) * 20},
             "group x changes by -0.067",
         ),
+        (  # the same where a row counts in several groups
+            {"after": (False,) * 10 + (True,) * 260 + (True,) * 10 + (False,) * 20},
+            "group all changes by -0.067",
+        ),
     ],
 )
 def test_each_rule_alone_refuses(change: dict[str, object], why: str) -> None:
