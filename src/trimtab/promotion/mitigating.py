@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from trimtab import registry
 from trimtab.errors import Fixable
@@ -32,8 +32,7 @@ from trimtab.responsible import identities, mitigation, plots
 from trimtab.responsible.mitigation import Acceptance, Trial
 from trimtab.responsible.plots import Point
 
-Method = Literal["mask", "average", "instruction"]
-METHODS: tuple[Method, ...] = ("mask", "average", "instruction")
+METHODS = ("mask", "average", "instruction")
 """In the order in which they are proposed."""
 LABELLED = 300
 """Newest labelled rows on which the price of a mitigation is measured."""
@@ -47,7 +46,7 @@ INSTRUCTIONS = {
 class Tried:
     """One mitigation: the specification that it makes, what twins show of it, and whether it is accepted."""
 
-    method: Method
+    method: str
     name: str
     spec: VersionSpec
     after: Audit
@@ -60,7 +59,7 @@ class Weighed:
 
     before: Audit
     tried: tuple[Tried, ...]
-    left_out: Mapping[Method, str]
+    left_out: Mapping[str, str]
 
     @property
     def chosen(self) -> Tried | None:
@@ -68,7 +67,7 @@ class Weighed:
         return next((one for one in self.tried if one.acceptance.accepted), None)
 
 
-def weigh(place: Place, say: Say, methods: Sequence[Method] = METHODS) -> Weighed:
+def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
     """Try each method where the newest audit by twins failed (on all axes where it did not), and log it all: one run
     for the audit before, one nested in it for each method, and the frontier. Raises Fixable when no audit is on record.
     """
@@ -83,7 +82,7 @@ def weigh(place: Place, say: Say, methods: Sequence[Method] = METHODS) -> Weighe
     seen = frozenset(frame.text for frame in half_of(everything, prove=False))
     before = twins_of(place, place.version, frames, _named(say, "as it is"))
     hits, _ = _right(place, place.version, rows, _named(say, "as it is, labelled rows"))
-    groups, tried, left_out = _groups(place, rows), list[Tried](), dict[Method, str]()
+    groups, tried, left_out = _groups(place, rows), list[Tried](), dict[str, str]()
     points = [("as it is", before, hits)]
     worst = max((f for f in before.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
     for method in (one for one in METHODS if one in methods):
@@ -126,7 +125,7 @@ def register(place: Place, chosen: Tried) -> ModelVersion:
     )
 
 
-def _made(place: Place, method: Method, axes: Sequence[str]) -> tuple[str, VersionSpec] | str:
+def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionSpec] | str:
     """The name of a mitigation and the version that it makes; else why it cannot be tried. The worst axis is first."""
     spec, language = place.version.spec, place.loaded.project.fairness.language
     words = identities.pack(language)
