@@ -25,7 +25,6 @@ from trimtab.records.lifecycle import Cycle, CycleEnd
 from trimtab.records.promotion import Decision, RolloutLook
 from trimtab.records.record import utc_now
 from trimtab.records.registry import ModelVersion, Prompt, Traffic, Weights
-from trimtab.responsible import identities
 from trimtab.store.drain import drain
 from trimtab.store.lake import Lake
 
@@ -152,23 +151,6 @@ def test_a_good_candidate_gets_its_share_of_callers_step_by_step_and_then_all_of
     assert all(bucket(MODEL, caller) < 20 for caller in before["caller"])
     assert all(bucket(MODEL, caller) < 50 for caller in after["caller"])
     assert roll_out(served, decision)  # interrupted after the last write, it has nothing left to do
-
-
-def test_a_candidate_that_averages_goes_through_the_canary_like_any(served: Desk) -> None:
-    average = identities.average_of(identities.pack("en"), "religion")
-    version, decision = candidate(served, "Sort it for everybody.", average=average)
-    with traffic(served):
-        assert roll_out(served, decision)
-    assert served.control.alias(MODEL, "champion") == version.version
-
-    def asked(text: str) -> int:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
-        reply = served.http.post(f"{served.url}/v1/chat/completions", json=body)
-        return reply.json()["usage"]["prompt_tokens"] if reply.headers["x-trimtab-version"] == name else 0
-
-    name = f"{MODEL}/{version.version}"
-    until(lambda: asked("it asks"))
-    assert asked("A Sikh asks") > 5 * asked("it asks")  # seven groups are asked about
 
 
 def test_a_candidate_whose_answers_are_not_valid_is_called_back_and_stays_out(served: Desk) -> None:
