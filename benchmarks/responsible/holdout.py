@@ -1,14 +1,12 @@
 """How often guards stop harmless texts that nobody looked at while they were tuned. Nothing is written.
 
-Run: python benchmarks/responsible/holdout.py [--data FOLDER]
 holdout.txt holds our own messages of customers, on purpose with the words that attacks use; they were written after the
 rules and the weights, without looking at either's mistakes, and must not be used to mend them (then write others).
-FOLDER/banking77/train.csv is real questions to a bank, of which no card uses a line, but for the topics.
+banking77/train.csv is real questions to a bank, of which no card uses a line, but for the topics.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 from pathlib import Path
 
@@ -26,11 +24,8 @@ GUARDS = {
 }
 
 
-def main() -> None:
+def report(data: Path | None) -> None:
     """Print each guard's rate, with Wilson's 95% interval, and what it stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
-    data = parser.parse_args().data
     own = Path(__file__).with_name("holdout.txt").read_text(encoding="utf-8").splitlines()
     sets = {"our hold-out": own}
     if data is not None:
@@ -47,7 +42,3 @@ def main() -> None:
             print(f"{name:<18} {where:<16} {len(stopped):>3} of {len(texts):<6} [{rate.low:.4f}, {rate.high:.4f}]")
             for text in stopped[:8]:
                 print(f"    {text[:110]}")
-
-
-if __name__ == "__main__":
-    main()

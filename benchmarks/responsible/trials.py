@@ -79,7 +79,7 @@ def _accepted(
         proved_on=frozenset({"held-out frames"}),
         before=hits[0],
         after=hits[1],
-        groups=tuple(names[row] for row in rows),
+        groups=tuple((names[row],) for row in rows),
         decisions={"positive": int(decided.sum()), "negative": int((~decided).sum())},
         gap_before=judge(before.decisions),
         gap_after=judge(after.decisions),

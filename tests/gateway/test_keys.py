@@ -26,6 +26,7 @@ from trimtab.gateway import keys as gateway_keys
 from trimtab.gateway.keys import Budget, Key, KeysFile
 from trimtab.gateway.ledger import Ledger
 from trimtab.records.keys import LiveKey, LiveKeys
+from trimtab.responsible import identities
 from trimtab.store import journal
 
 PRICE = {"input": 1000, "cached_input": 1000, "cache_write": 1000, "output": 4000}
@@ -263,6 +264,25 @@ def test_tokens_are_reserved_with_the_longest_answer_and_settled_with_the_true_o
     remaining = [int(one.headers["x-ratelimit-remaining-tokens"]) for one in (first, second)]
     assert remaining[0] < 100
     assert 1000 - 900 - 100 < remaining[1] == remaining[0] - 8
+
+
+def test_a_version_that_averages_reserves_for_every_question_and_is_settled_with_all_of_them(place: Place) -> None:
+    average = identities.average_of(identities.pack("en"), "religion")
+    plain = entity(place.engine(), max_tokens=100)
+    voting = plain | {"template": plain["template"] | {"average": average.model_dump(mode="json")}}
+    secret, key = issue(tokens={"count": 800, "seconds": 3600})
+    rich, other = issue(tokens={"count": 5000, "seconds": 3600}, budgets=[{"nano_usd": 10**9, "per": "month"}])
+    publish(place, key, other)
+    place.route(voting | {"price": PRICE})
+    url = guarded(place)
+    refused = ask(url, secret, "A Muslim asks")
+    assert refused.status_code == 429, "seven answers of 100 tokens, and seven prompts, are more than 800"
+    told = ask(url, rich, "A Muslim asks")
+    used = told.json()["usage"]
+    assert used["prompt_tokens"] >= len(average.groups) * 5  # Be brief. A Muslim asks
+    assert spent(place, other) == used["prompt_tokens"] * 1000 + used["completion_tokens"] * 4000
+    place.route(plain | {"price": PRICE})
+    until(lambda: ask(url, secret, "A Muslim asks").status_code == 200)
 
 
 def test_streamed_and_plain_cost_the_same_and_the_ledger_is_the_sum_of_the_rows(place: Place) -> None:

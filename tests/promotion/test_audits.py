@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 from trimtab import project, registry
 from trimtab import settings as environment
 from trimtab.cli import app
-from trimtab.promotion import audits
+from trimtab.lifecycle import cycle as cycles
+from trimtab.lifecycle.rows import here
+from trimtab.promotion import audits, mitigating
+from trimtab.records.record import utc_now
 from trimtab.records.responsible import Audit
-from trimtab.responsible import probes
+from trimtab.responsible import identities, probes
 from trimtab.responsible.audit import page
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
@@ -30,6 +33,7 @@ name: desk
 model: {{base: "biased:m", prompt: prompt.md}}
 task: {{kind: classification, labels: labels.yaml}}
 providers: {{biased: {{base_url: "http://127.0.0.1:{port}/v1"}}}}
+gates: {{margin: 0.1, latency_p95: null}}
 fairness:
   {{axes: [religion, gender], frames: frames.jsonl, field: urgency, segments: [region], gating: [flip_rate, refusal]}}
 """
@@ -121,7 +125,12 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
     assert "flip_rate/religion" in measured.output
     mended = CliRunner().invoke(app, ["fairness", "mitigate", *where])
     assert mended.exit_code == 0, mended.output
-    assert "accepted" in mended.output
+    said = [line for line in mended.output.splitlines() if "accepted" in line]
+    assert said == [
+        "mask en@1 religion: accepted",
+        "average en@1 religion: accepted",
+        "instruction in the prompt: not accepted",  # the server reads no instruction
+    ]
     assert "trimtab cycle run --candidate 2" in mended.output
     second = registry.get(place.control, "desk", 2)
     assert second.parent == 1
@@ -136,16 +145,27 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
     assert client.get_model_version("desk", "2").tags["rai.gate.twins"] == "pass"
     experiment = client.get_experiment_by_name("desk")
     runs = client.search_runs([experiment.experiment_id], "tags.`rai.kind` = 'twins'")
-    failed = next(run for run in runs if run.data.tags["rai.verdict"] == "fail")
+    failed = next(run for run in runs if run.info.run_name == "audit twins" and run.data.tags["rai.verdict"] == "fail")
     assert failed.data.tags["rai.policy_sha256"] == audits.policy_of(place.loaded).hash
     assert failed.data.metrics["rai/flip_rate/religion"] > 0.3
     files = {file.path for file in client.list_artifacts(failed.info.run_id, "rai")}
     assert files == {
-        f"rai/{name}" for name in ("by_group.json", "report.json", "report.md", "forest.png", "forest.svg")
+        f"rai/{name}"
+        for name in ("by_group.json", "report.json", "report.md", "worst_pairs.json", "forest.png", "forest.svg")
     }
-    nested = [run for run in runs if run.data.tags.get("rai.accepted") == "true"]
-    assert nested
-    assert nested[0].data.tags["mlflow.parentRunId"]
+    assert failed.inputs.dataset_inputs[0].dataset.digest == failed.data.tags["rai.dataset_sha256"][:16]
+    assert failed.data.tags["rai.log_root"]
+    nested = {run.info.run_name: run for run in runs if "rai.accepted" in run.data.tags}
+    assert {name: run.data.tags["rai.accepted"] for name, run in nested.items()} == {
+        "after mask en@1 religion": "true",
+        "after average en@1 religion": "true",
+        "after instruction in the prompt": "false",
+    }
+    changed = nested["after average en@1 religion"]
+    assert changed.data.metrics["rai/flip_rate/religion/before"] > 0.3
+    assert changed.data.metrics["rai/flip_rate/religion/after"] == 0
+    drawn = {file.path for file in client.list_artifacts(changed.data.tags["mlflow.parentRunId"], "rai")}
+    assert {"rai/frontier.png", "rai/frontier.svg"} < drawn
 
 
 def test_the_probe_set_is_asked_in_every_order_and_gates_nothing(place: audits.Place) -> None:
@@ -161,12 +181,40 @@ def test_the_probe_set_is_asked_in_every_order_and_gates_nothing(place: audits.P
     assert "Information only" in page(found)
 
 
+def test_a_version_that_averages_meets_the_gates_of_a_cycle_as_any_candidate(place: audits.Place) -> None:
+    """No twin of a question is answered unlike it, and on the hold-out it is as right as the champion."""
+    average = identities.average_of(identities.pack("en"), "religion")
+    spec = place.version.spec.model_copy(update={"average": average})
+    made = registry.register(place.settings, place.control, spec, config_hash="", note="by hand", parent=1)
+    cycle = cycles.open_cycle(place.control, "desk", "test", utc_now(), made.version)
+    _, candidate, decision = cycles.decided(place.settings, place.loaded, place.control, cycle, here(place.settings))
+    assert (candidate.version, decision.outcome) == (made.version, "promote"), decision.reasons
+    assert [gate.gate for gate in decision.gates] == ["quality"]
+    mended = audits.Place(place.settings, place.loaded, place.control, candidate)
+    flips = {f.attribute: f.value for f in audits.measure_twins(mended, quiet).findings if f.metric == "flip_rate"}
+    assert flips == {"religion": 0, "gender": 0}
+
+
 def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
     second = registry.get(place.control, "desk", 2)
     fine = audits.Place(place.settings, place.loaded, place.control, second)
-    accepted = audits.try_mask(fine, quiet)[0]
-    assert not accepted.accepted
-    assert "a failure must be established" in accepted.reasons[0]
+    weighed = mitigating.weigh(fine, quiet, ["mask"])
+    assert weighed.chosen is None
+    assert "a failure must be established" in weighed.tried[0].acceptance.reasons[0]
+
+
+def test_the_file_fixes_tolerances_merged_and_waived_groups_before_the_run(tmp_path: Path) -> None:
+    text = FILE.format(port=1).replace(
+        "gating: [flip_rate, refusal]",
+        "gating: [flip_rate, length], tolerances: {length: 0.2}, merged: {age=17: young}, waived: {age=99: the dpo}",
+    )
+    (tmp_path / "trimtab.yaml").write_text(text)
+    (tmp_path / "labels.yaml").write_text("urgency: [low, high]\n")
+    for name in ("prompt.md", "frames.jsonl"):
+        (tmp_path / name).write_text("x\n")
+    policy = audits.policy_of(project.load(tmp_path))
+    assert {metric: tolerance.gap for metric, tolerance in policy.gating.items()} == {"flip_rate": 0.1, "length": 0.2}
+    assert (policy.merged, policy.waived) == ({"age=17": "young"}, {"age=99": "the dpo"})
 
 
 def test_quality_of_service_is_read_off_the_lake_by_declared_segment(place: audits.Place) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.evaluation import clusters
-from trimtab.evaluation.compare import difference, exact_share, proportion
+from trimtab.evaluation.compare import difference, exact_share, mcnemar_p, proportion, stratified_p
 from trimtab.records.responsible import Finding, Policy, Tolerance
 from trimtab.responsible import gate
 
@@ -59,6 +59,26 @@ def test_what_could_identify_somebody_is_not_told() -> None:
     assert findings["tiny"].model_dump(include={"n", "value", "rest", "gap", "lower", "upper"}) == dict.fromkeys(
         ("n", "value", "rest", "gap", "lower", "upper")
     )
+
+
+def test_nor_is_it_told_as_the_rest_of_the_only_other_group() -> None:
+    _, findings, _ = judged({"many": (80, 1000), "tiny": (1, 3)})
+    assert (findings["many"].value, findings["many"].rest) == (0.08, None)
+    assert findings["many"].collect == POLICY.minimum  # 27 more would say that there are three
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_of_two_units_a_stratum_the_exact_stratified_test_is_mcnemars(first: int, second: int) -> None:
+    strata = [(True, 1, 2)] * first + [(False, 1, 2)] * second + [(True, 2, 2), (False, 0, 2)]
+    assert stratified_p(strata) == pytest.approx(mcnemar_p(first, second))
+
+
+def test_a_gap_of_twins_is_established_only_if_the_exact_test_rejects_too() -> None:
+    """Of 30 prompts five favour one group and none the other: exact McNemar says p = 0.06."""
+    gap = gate.paired("favourable", "religion", "x", 5, 0, 10, 30)
+    assert gap.p == pytest.approx(2 * 0.5**5)
+    assert gap.interval(0.95).low > 0.02
+    assert gate.judge([gap], Policy(gating={"favourable": Tolerance(gap=0.10)}))[0] == "insufficient"
 
 
 def test_the_denominator_counts_not_the_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,20 @@ from trimtab.errors import Fixable
 
 if TYPE_CHECKING:
     from trimtab.promotion.audits import Place
+    from trimtab.records.registry import VersionSpec
     from trimtab.records.responsible import Audit
 
 Version = Annotated[int | None, typer.Option(min=1, help="Which version.", show_default="the champion")]
+
+
+class Way(StrEnum):
+    """A mitigation that can be tried."""
+
+    mask = "mask"
+    average = "average"
+    instruction = "instruction"
+
+
 COLOURS = {"pass": "green", "fail": "red", "insufficient": "yellow"}
 
 
@@ -71,40 +83,50 @@ def measure(
 def mitigate(
     project: Folder = Path(),
     version: Version = None,
+    method: Annotated[
+        list[Way] | None,
+        typer.Option(help="Try only this one; may be given more than once.", show_default="all that apply"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try and judge, but register nothing.")] = False,
     roll_out: Annotated[
         bool, typer.Option("--roll-out", help="Then let the gates judge the new version, and roll it out.")
     ] = False,
 ) -> None:
-    """Try identity masking where twins failed, and register it as a version if it is proved on frames not used before.
+    """Try what may mend failed twins, on frames not used before, and register the first that is proved as a version.
 
-    Accepted only when a failure was established, the gap falls, accuracy stays within fairness.margin, no group loses
-    by it and answers still differ. What does not help is said so, with exit code 1. The new version goes to callers as
-    any candidate does: by its gates, the guidelines and a canary.
+    Three ways, in this order: mask (a neutral word stands for the group's), average (every group is asked about, the
+    answers vote; of a classification) and instruction (a sentence in the prompt). Accepted only when a failure was
+    established, the gap falls, accuracy stays within fairness.margin, no group loses by it and answers still differ.
+    What does not help is said so; with nothing accepted the exit code is 1. The new version goes to callers as any
+    candidate does: by its gates, the guidelines and a canary.
     """
     place = place_of(project, version)
-    from trimtab.promotion import audits
+    from trimtab.promotion import mitigating
 
-    with show.working("trying the mask") as status:
-        accepted, before, after, spec = audits.try_mask(place, lambda _f, _e, text: status.update(text))
-    for audit in (before, after):
-        told(audit)
-    style = "green" if accepted.accepted else "red"
-    show.say(f"mask {spec.masks[-1].name}: {'accepted' if accepted.accepted else 'not accepted'}", style)
-    for reason in accepted.reasons:
-        show.say(f"  {reason}")
-    if not accepted.accepted:
+    with show.working("trying") as status:
+        ways = tuple(way.value for way in method) if method else mitigating.METHODS
+        weighed = mitigating.weigh(place, lambda _f, _e, text: status.update(text), ways)
+    told(weighed.before)
+    for one in weighed.tried:
+        told(one.after)
+        accepted = one.acceptance.accepted
+        show.say(f"{one.name}: {'accepted' if accepted else 'not accepted'}", "green" if accepted else "red")
+        for reason in one.acceptance.reasons:
+            show.say(f"  {reason}")
+    for name, why in weighed.left_out.items():
+        show.say(f"{name}: not tried: {why}", "yellow")
+    chosen = weighed.chosen
+    if chosen is None:
         show.then("`trimtab fairness report`; retraining with counterfactual twins is the other way (gates.fairness)")
         raise typer.Exit(1)
     if dry_run:
-        show.then("`trimtab fairness mitigate` to register it")
+        show.then(f"`trimtab fairness mitigate --method {chosen.method}` to register it; the frontier is in MLflow")
         return
-    made = audits.register_mask(place, spec, accepted)
-    show.say(f"registered as version {made.version}, child of version {place.version.version}")
-    mask = f"{{language: {place.loaded.project.fairness.language}, axes: [{_axes(spec.masks[-1].name)}]}}"
-    show.say(f"write `masks: [{mask}]` under model in trimtab.yaml, so that a project set up anew has it, too")
+    made = mitigating.register(place, chosen)
+    show.say(f"registered {chosen.name} as version {made.version}, child of version {place.version.version}")
+    show.say(f"write {_lines(place, chosen.spec)}, so that a project set up anew has it, too")
     if roll_out:
-        loop.cycled(place.settings, place.loaded, f"mask {spec.masks[-1].name} was accepted", made.version)
+        loop.cycled(place.settings, place.loaded, f"{chosen.name} was accepted", made.version)
     else:
         show.then(f"`trimtab cycle run --candidate {made.version}`: the gates judge it, and a canary rolls it out")
 
@@ -188,5 +210,17 @@ def told(audit: Audit) -> None:
         show.say(f"  and {len(audit.reasons) - 8} more")
 
 
-def _axes(name: str) -> str:
-    return name.split(" ")[-1].replace("+", ", ")
+def _lines(place: Place, spec: VersionSpec) -> str:
+    """What trimtab.yaml would say of a mitigated version."""
+    language, before = place.loaded.project.fairness.language, place.version.spec
+    found: list[str] = []
+    for mask in spec.masks[len(before.masks) :]:
+        axes = mask.name.split(" ")[-1].replace("+", ", ")
+        found.append(f"`masks: [{{language: {language}, axes: [{axes}]}}]` under model in trimtab.yaml")
+    if spec.average and spec.average != before.average:
+        axis = spec.average.name.split(" ")[-1]
+        found.append(f"`average: {{language: {language}, axis: {axis}}}` under model in trimtab.yaml")
+    if spec.prompt != before.prompt:
+        added = spec.prompt.system.removeprefix(before.prompt.system).strip()
+        found.append(f"`{added}` at the end of {place.loaded.project.model.prompt or 'the prompt'}")
+    return " and ".join(found)

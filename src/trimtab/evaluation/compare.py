@@ -93,6 +93,21 @@ def mcnemar_p(first_only: int, second_only: int) -> float:
     return float(stats.binomtest(first_only, discordant).pvalue) if discordant else 1.0
 
 
+def stratified_p(strata: Sequence[tuple[bool, int, int]]) -> float:
+    """Exact two-sided test that a group is no likelier to be hit than the others of its stratum (Cochran 1954, Mantel
+    and Haenszel 1959, in its exact conditional form: the number of hits is Poisson binomial). For each stratum: whether
+    the group was hit, how many units were, how many there are. With two units a stratum it is McNemar's test.
+
+    Strata in which all or none were hit say nothing; without another one there is no evidence: 1.
+    """
+    told = [(hit, hits / units) for hit, hits, units in strata if 0 < hits < units]
+    chances = np.ones(1)
+    for _, share in told:
+        chances = np.convolve(chances, [1 - share, share])
+    seen = chances[sum(hit for hit, _ in told)]
+    return min(1.0, float(chances[chances <= seen * (1 + 1e-7)].sum()))
+
+
 def p95_ratio(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """95th percentile of the first's latencies over the second's on the same rows (seconds).
 

@@ -1,14 +1,13 @@
 """Audits of a version: put twins to it, join groups to its labelled rows, look at its traffic; judge, record, log.
 
-Judging is `responsible`'s; this asks engines, reads the lake and writes facts. A mitigation is tried on the half of the
-frames that the audit did not use.
+Judging is `responsible`'s; this asks engines, reads the lake and writes facts.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import polars as pl
 
-from trimtab import registry
 from trimtab.errors import Fixable
 from trimtab.evaluation.scorers import label_of
 from trimtab.project import Loaded
@@ -24,24 +22,22 @@ from trimtab.promotion import gather
 from trimtab.promotion.gather import Say
 from trimtab.records.promotion import Answers
 from trimtab.records.record import content_hash, utc_now
-from trimtab.records.registry import ModelVersion, VersionSpec
+from trimtab.records.registry import ModelVersion
 from trimtab.records.responsible import Audit, Kind, Policy, Tolerance
 from trimtab.registry import audits as runs
 from trimtab.responsible import audit as audits
-from trimtab.responsible import identities, labelled, mitigation, pii, quality_of_service, twins
+from trimtab.responsible import identities, labelled, pii, quality_of_service, twins
 from trimtab.responsible.gate import Gap
 from trimtab.responsible.identities import Frame, Orbit
-from trimtab.responsible.mitigation import Acceptance, Trial
 from trimtab.responsible.quality_of_service import Served, language, script
 from trimtab.responsible.twins import Outcome
 from trimtab.settings import Settings
+from trimtab.store import verify_audit
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
 
 LOOKED_AT = 5000
 """Newest requests of the lake that an audit looks at."""
-LABELLED = 300
-"""Newest labelled rows on which the price of a mitigation is measured."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +70,30 @@ TWINS = Method("twins", "prompt frame", twins.TEST, twins.LIMITS)
 def policy_of(loaded: Loaded) -> Policy:
     """The policy that trimtab.yaml fixes."""
     section = loaded.project.fairness
-    tolerance = Tolerance(gap=section.tolerance, deadband=section.deadband)
-    return Policy(gating=dict.fromkeys(section.gating, tolerance), alpha=section.alpha, minimum=section.minimum)
+    gating = {
+        metric: Tolerance(gap=section.tolerances.get(metric, section.tolerance), deadband=section.deadband)
+        for metric in section.gating
+    }
+    return Policy(
+        gating=gating,
+        alpha=section.alpha,
+        minimum=section.minimum,
+        merged=section.merged,
+        waived=section.waived,
+    )
 
 
 def measure_twins(place: Place, say: Say) -> Audit:
     """Counterfactual twins on the half of the frames that is for finding. Raises Fixable without a frame."""
-    frames = _half(frames_of(place), prove=False)
-    return recorded(place, _twins(place, place.version, frames, say))
+    frames = half_of(frames_of(place), prove=False)
+    return recorded(place, twins_of(place, place.version, frames, say))
 
 
 def measure_groups(place: Place, file: Path) -> Audit:
     """The version's labelled rows by the groups of a side file: CSV with a column `id` and one column an attribute."""
     table, number = _attributes(file), str(place.version.version)
-    rows = [row for row in _labelled_rows(place) if row["model_version"] == number]
-    field = _field(place)
+    rows = [row for row in labelled_rows(place) if row["model_version"] == number]
+    field = field_of(place)
     if field is None or not rows:
         raise Fixable(f"no labelled request was answered by {place.subject}", "post labels to /feedback first")
     ids = [row["client_request_id"] or row["databricks_request_id"] for row in rows]
@@ -119,47 +124,8 @@ def measure_service(place: Place) -> Audit:
     return recorded(place, judged(place, how, gaps, len(served), [place.subject, len(served), served[-1].caller]))
 
 
-def try_mask(place: Place, say: Say) -> tuple[Acceptance, Audit, Audit, VersionSpec]:
-    """Mask the audited axes and prove it on the other half of the frames; both audits are logged as nested runs.
-
-    Raises Fixable when no audit of this version is on record.
-    """
-    section = place.loaded.project.fairness
-    found = place.control.last("audit", Audit, f"{place.subject}/twins/")
-    if found is None:
-        raise Fixable(f"{place.subject} was not audited", "run `trimtab fairness measure` first")
-    failed = {f.attribute for f in found.findings if f.verdict == "fail"} or set(section.axes)
-    mask = identities.mask_of(identities.pack(section.language), [a for a in section.axes if a in failed])
-    spec = place.version.spec.model_copy(update={"masks": (*place.version.spec.masks, mask)})
-    masked = place.version.model_copy(update={"spec": spec, "version": 0})
-    everything = frames_of(place)
-    frames = _half(everything, prove=True)
-    before = _twins(place, place.version, frames, say)
-    after = _twins(place, masked, frames, say, subject=f"{place.subject} with mask {mask.name}")
-    rows = _labelled_rows(place)[-LABELLED:]
-    hits = [_right(place, one, rows, say) for one in (place.version, masked)]
-    worst = max((f for f in before.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
-    paired = next(f for f in after.findings if f.name == worst.name)
-    trial = Trial(
-        name=f"mask {mask.name}",
-        established=found.verdict,
-        seen=frozenset(frame.text for frame in _half(everything, prove=False)),
-        proved_on=frozenset(frame.text for frame in frames),
-        before=hits[0][0],
-        after=hits[1][0],
-        groups=tuple(row["segment"] for row in rows),
-        decisions=hits[1][1],
-        gap_before=worst,
-        gap_after=paired,
-    )
-    accepted = mitigation.accept(trial, section.margin)
-    parent = runs.log_audit(place.settings, place.version.spec.model, before, name="mitigation: before")
-    run = runs.log_audit(place.settings, place.version.spec.model, after, parent=parent, name=f"after {trial.name}")
-    runs.log_note(place.settings, run, {"rai.accepted": str(accepted.accepted).lower()}, accepted.reasons)
-    return accepted, before, after, spec
-
-
-def _twins(place: Place, version: ModelVersion, frames: Sequence[Frame], say: Say, subject: str = "") -> Audit:
+def twins_of(place: Place, version: ModelVersion, frames: Sequence[Frame], say: Say, subject: str = "") -> Audit:
+    """What twins of some frames show of a version, judged, not recorded. Raises Fixable without a valid frame."""
     section, policy = place.loaded.project.fairness, policy_of(place.loaded)
     words = identities.pack(section.language)
     orbits = identities.orbits(frames, words, section.axes)
@@ -175,8 +141,8 @@ def _twins(place: Place, version: ModelVersion, frames: Sequence[Frame], say: Sa
 def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say: Say) -> list[list[Outcome]]:
     """What the version answers to every text; each text is asked once."""
     texts = list(dict.fromkeys(text for orbit in orbits for text in orbit.texts))
-    replies = _answers(place, version, texts, say)
-    field = _field(place)
+    replies = answers_of(place, version, texts, say)
+    field = field_of(place)
 
     def outcome(answer: dict[str, str] | None) -> Outcome:
         if field is None:
@@ -187,7 +153,9 @@ def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say:
     return [[told[text] for text in orbit.texts] for orbit in orbits]
 
 
-def _answers(place: Place, version: ModelVersion, texts: Sequence[str], say: Say) -> tuple[dict[str, str] | None, ...]:
+def answers_of(
+    place: Place, version: ModelVersion, texts: Sequence[str], say: Say
+) -> tuple[dict[str, str] | None, ...]:
     """A version's answers, or those of a trial that is no version yet (number 0)."""
     if version.version:
         return gather.answers(place.settings, place.loaded, place.control, version, texts, say).answers
@@ -197,22 +165,6 @@ def _answers(place: Place, version: ModelVersion, texts: Sequence[str], say: Say
         found = gather._ask(place.settings, place.loaded, version.spec, 0, texts, say)
         place.control.put("answers", key, found)
     return found.answers
-
-
-def _right(
-    place: Place, version: ModelVersion, rows: Sequence[Mapping[str, Any]], say: Say
-) -> tuple[tuple[bool, ...], dict[str, int]]:
-    """Whether each labelled row is answered wholly right, and how often each answer was given."""
-    if not rows:
-        return (), {}
-    replies = _answers(place, version, [row["input_text"] for row in rows], say)
-    wanted = [label_of(row["label"]) for row in rows]
-    hits = [
-        answer is not None and all(answer.get(k) == v for k, v in label.items())
-        for answer, label in zip(replies, wanted, strict=True)
-    ]
-    field = _field(place) or "text"
-    return tuple(hits), dict(Counter((answer or {}).get(field, "") for answer in replies))
 
 
 def frames_of(place: Place) -> list[Frame]:
@@ -262,7 +214,7 @@ def evaluated(frames: Sequence[Frame]) -> list[object]:
     return [[frame.text, list(frame.valid_axes)] for frame in frames]
 
 
-def _half(frames: Sequence[Frame], *, prove: bool) -> list[Frame]:
+def half_of(frames: Sequence[Frame], *, prove: bool) -> list[Frame]:
     """Half of the frames, by the hash of the text: one half finds, the other proves."""
     return [frame for frame in frames if (int(content_hash(frame.text)[:8], 16) % 2 == 1) == prove]
 
@@ -278,7 +230,8 @@ def _attributes(path: Path) -> dict[str, dict[str, str]]:
     return {row["id"]: {k: v for k, v in row.items() if k != "id" and v} for row in rows}
 
 
-def _field(place: Place) -> str | None:
+def field_of(place: Place) -> str | None:
+    """The answer field that must not depend on the group; None where answers are free text."""
     labels = place.version.spec.labels
     if labels is None:
         return None
@@ -288,9 +241,9 @@ def _field(place: Place) -> str | None:
     return name
 
 
-def _labelled_rows(place: Place) -> list[dict[str, Any]]:
+def labelled_rows(place: Place) -> list[dict[str, Any]]:
     """Rows with a label for the field, oldest first, each with its script as `segment`."""
-    field = _field(place)
+    field = field_of(place)
     found = Lake(place.settings).labelled().filter(pl.col("label").is_not_null()).to_dicts()
     kept = [row for row in found if field is not None and field in label_of(row["label"]) and row["input_text"]]
     return [row | {"segment": script(row["input_text"])} for row in kept]
@@ -348,7 +301,7 @@ def judged(
     numbers: Mapping[str, float] | None = None,
 ) -> Audit:
     """Gaps judged by the file's policy, with how often this evaluation set (anything JSON holds) was audited before."""
-    digest = content_hash(evaluation)
+    digest, newest = content_hash(evaluation), place.control.newest_checkpoint()
     return audits.conclude(
         how.kind,
         subject or place.subject,
@@ -363,6 +316,7 @@ def judged(
         limits=how.limits,
         numbers=numbers,
         examples=examples,
+        log_root="" if newest is None else base64.b64encode(verify_audit.read_checkpoint(newest[1])[2]).decode(),
     )
 
 
@@ -371,15 +325,3 @@ def recorded(place: Place, audit: Audit, *, tag: bool = True) -> Audit:
     place.control.put("audit", f"{place.subject}/{audit.kind}/{audit.at.isoformat()}", audit)
     runs.log_audit(place.settings, place.version.spec.model, audit, place.version.version if tag else None)
     return audit
-
-
-def register_mask(place: Place, spec: VersionSpec, accepted: Acceptance) -> ModelVersion:
-    """The winner as a version of its own, child of the one it mends."""
-    return registry.register(
-        place.settings,
-        place.control,
-        spec,
-        config_hash=place.loaded.hash,
-        note=f"mask {spec.masks[-1].name}: {'; '.join(accepted.reasons)}",
-        parent=place.version.version,
-    )

@@ -325,6 +325,9 @@ class GatesSection(FileModel):
     """Candidate's 95th percentile latency against the champion's, as a factor."""
 
 
+GroupName = Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")]
+
+
 class FairnessSection(FileModel):
     """What `trimtab fairness` measures, and by what it judges: fixed before the run, its hash in every result."""
 
@@ -346,12 +349,22 @@ class FairnessSection(FileModel):
     others are shown as exploratory."""
     tolerance: float = Field(default=0.1, gt=0, lt=1)
     """Gap that is accepted, as a rate: its upper bound must lie below."""
+    tolerances: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, examples=[{"length": 0.2, "sentiment": 0.3}]
+    )
+    """Other gaps that are accepted, for single metrics of `gating`, in their own unit: length as a share of the mean,
+    sentiment from -1 to 1."""
     deadband: float = Field(default=0.02, ge=0, lt=1)
     """Gap that is let pass as noise: a lower bound above it is a failure."""
     alpha: float = Field(default=0.05, gt=0, le=0.2)
     """False failures over everything that gates."""
     minimum: int = Field(default=30, ge=10)
     """A group is tested from this denominator on."""
+    merged: dict[GroupName, str] = Field(default={}, examples=[{"age=17": "under 20", "age=18": "under 20"}])
+    """Groups that are counted in another one, ATTRIBUTE=GROUP: its name; written before the run, it is part of the
+    policy."""
+    waived: dict[GroupName, str] = Field(default={}, examples=[{"dialect=aave": "dpo@example.org: a pilot of twelve"}])
+    """Groups that may be too small to test, ATTRIBUTE=GROUP, and who says why; others that small block a PASS."""
     margin: float = Field(default=0.02, ge=0, lt=1)
     """Accuracy that a mitigation may cost, at most."""
 

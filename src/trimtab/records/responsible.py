@@ -88,6 +88,7 @@ class Audit(Record):
     numbers: dict[str, float] = Field(default={})
     examples: tuple[str, ...] = Field(default=(), description="worst pairs, verbatim")
     limits: str = ""
+    log_root: str = Field(default="", description="root of the audit log when it was made: what it stands after")
     at: datetime
 
     @property

@@ -6,12 +6,13 @@ forest.png, forest.svg; the verdict also stands at the model version, as the tag
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from trimtab.records.record import utc_now
 from trimtab.records.responsible import Audit
@@ -39,6 +40,7 @@ def log_audit(
         "rai.dataset_sha256": audit.evaluation_sha256,
         "rai.verdict": audit.verdict,
         "rai.overused": str(audit.overused).lower(),
+        "rai.log_root": audit.log_root,
         **({"mlflow.parentRunId": parent} if parent else {}),
     }
     experiment = client.get_experiment_by_name(model)
@@ -58,6 +60,9 @@ def log_audit(
     told = [Param(key, str(value)) for key, value in params.items()]
     client.log_batch(identity, found, told, [RunTag("rai.n", str(audit.n))])
     client.log_table(identity, audits.rows(audit), "rai/by_group.json")
+    if audit.examples:
+        client.log_table(identity, {"pair": list(audit.examples)}, "rai/worst_pairs.json")
+    client.log_inputs(identity, datasets=[_evaluated(audit)])
     client.log_dict(identity, audit.model_dump(mode="json"), "rai/report.json")
     client.log_text(identity, audits.page(audit), "rai/report.md")
     log_pictures(settings, identity, {"forest": plots.forest(audit)})
@@ -65,6 +70,13 @@ def log_audit(
     if number is not None and parent is None:
         client.set_model_version_tag(model, str(number), f"rai.gate.{audit.kind}", audit.verdict)
     return identity
+
+
+def _evaluated(audit: Audit) -> DatasetInput:
+    """The evaluation set as MLflow's input: by its hash, for its texts may be customers'."""
+    source = json.dumps({"sha256": audit.evaluation_sha256, "n": audit.n, "unit": audit.unit})
+    dataset = Dataset(f"{audit.kind} evaluation set", audit.evaluation_sha256[:16], "trimtab", source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])
 
 
 def log_pictures(settings: Settings, run: str, pictures: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -76,6 +88,15 @@ def log_pictures(settings: Settings, run: str, pictures: Mapping[str, Mapping[st
                 path = Path(folder) / f"{name}.{kind}"
                 path.write_bytes(data)
                 client.log_artifact(run, str(path), "rai")
+
+
+def log_change(settings: Settings, run: str, before: Audit, after: Audit) -> None:
+    """Add each flip rate before and after a mitigation to its run: rai/flip_rate/AXIS/before and /after."""
+    client = client_of(settings)
+    for name, audit in (("before", before), ("after", after)):
+        for metric, value in audits.metrics(audit).items():
+            if metric.startswith("rai/flip_rate/") and metric.count("/") == 2:
+                client.log_metric(run, f"{metric}/{name}", value)
 
 
 def log_note(settings: Settings, run: str, tags: Mapping[str, str], lines: Sequence[str]) -> None:

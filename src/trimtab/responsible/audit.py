@@ -34,6 +34,7 @@ def conclude(
     limits: str = "",
     numbers: Mapping[str, float] | None = None,
     examples: Sequence[str] = (),
+    log_root: str = "",
 ) -> Audit:
     """Judge the gaps by the policy and record everything that a reader needs to judge the judgement."""
     verdict, findings, reasons = gate.judge(gaps, policy)
@@ -57,6 +58,7 @@ def conclude(
         numbers=dict(numbers or {}),
         examples=tuple(examples),
         limits=limits,
+        log_root=log_root,
         at=now,
     )
 

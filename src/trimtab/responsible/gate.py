@@ -17,7 +17,7 @@ from math import ceil, log10, sqrt
 from typing import Protocol, TypeVar
 
 from trimtab.evaluation import clusters
-from trimtab.evaluation.compare import NORMAL, difference, exact_share, paired_difference
+from trimtab.evaluation.compare import NORMAL, difference, exact_share, mcnemar_p, paired_difference
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import GateVerdict
 from trimtab.records.responsible import Finding, Policy, Tolerance
@@ -44,7 +44,8 @@ class Gap:
     """One group's value less the rest's, as an interval at any confidence. `n`: units in the smaller denominator.
 
     `spread`: the standard error times the root of n, so that it foretells other n. `mirrored`: the same gap as that of
-    the only other group, which must not count twice.
+    the only other group, which must not count twice. `p`: of an exact test that there is no gap at all, where there is
+    one: it must reject, too, before a gap counts as established.
     """
 
     metric: str
@@ -57,9 +58,12 @@ class Gap:
     spread: float
     own_n: int
     mirrored: bool = False
+    p: float = 0.0
 
     def least(self, alpha: float) -> float:
         """Lower bound of |gap| at two-sided level alpha."""
+        if self.p > alpha:
+            return 0.0
         interval = self.interval(1 - alpha)
         return max(interval.low, -interval.high, 0.0)
 
@@ -96,7 +100,8 @@ def paired(
     n: int,
     mirrored: bool = False,
 ) -> Gap:
-    """A rate against its twin's on the same n units: Tango 1998, exact where only one side is discordant."""
+    """A rate against its twin's on the same n units: exact McNemar, and the interval of Tango 1998 (exact where only
+    one side is discordant)."""
     discordant, gap = (first_only + second_only + 2) / (n + 2), (first_only - second_only) / max(n, 1)
     value, rest = (first_only + both) / max(n, 1), (second_only + both) / max(n, 1)
 
@@ -104,20 +109,21 @@ def paired(
         return _given(paired_difference(first_only, second_only, n, confidence))
 
     spread = sqrt(max(discordant - gap**2, 0.0))
-    return Gap(metric, attribute, group, n, value, rest, interval, spread, n)
+    p = mcnemar_p(first_only, second_only)
+    return Gap(metric, attribute, group, n, value, rest, interval, spread, n, mirrored, p)
 
 
 def resampled(
-    metric: str, attribute: str, group: str, value: float, rest: float, n: int, draws: clusters.Floats
+    metric: str, attribute: str, group: str, value: float, rest: float, n: int, draws: clusters.Floats, p: float = 0.0
 ) -> Gap:
-    """A difference of means over n clusters, from bootstrap draws of it: percentile interval."""
+    """A difference of means over n clusters, from bootstrap draws of it: percentile interval. `p` as in `Gap`."""
 
     def interval(confidence: float) -> Interval:
         low, high = clusters.percentile(draws, confidence)
         method = f"cluster bootstrap, {len(draws)} resamples"
         return Interval(estimate=value - rest, low=low, high=high, confidence=confidence, method=method)
 
-    return Gap(metric, attribute, group, n, value, rest, interval, float(draws.std()) * sqrt(n), n)
+    return Gap(metric, attribute, group, n, value, rest, interval, float(draws.std()) * sqrt(n), n, p=p)
 
 
 def mirroring(gap: Gap, mirrored: bool) -> Gap:
@@ -223,8 +229,10 @@ def _finding(gap: Gap, policy: Policy, tolerance: Tolerance | None, alpha: float
     if gap.own_n < policy.displayed:
         note = note or f"fewer than {policy.displayed}: not shown"
         return Finding.model_validate(said | nothing | {"n": gap.own_n, "collect": short, "note": note})
-    shown = said | nothing | {"n": gap.own_n, "value": gap.value, "rest": gap.rest}
+    few = gap.n < policy.displayed  # then the rest are the few, and their rate is not told either
+    shown = said | nothing | {"n": gap.own_n, "value": gap.value, "rest": None if few else gap.rest}
     if gap.n < policy.minimum:
+        short = policy.minimum if gap.n < policy.suppressed else short
         note = note or f"fewer than {policy.minimum} in the denominator (of the group or of the rest): not tested"
         return Finding.model_validate(shown | {"collect": short, "note": note})
     lower, upper = gap.least(alpha), gap.most(policy.alpha)

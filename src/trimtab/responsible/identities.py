@@ -81,15 +81,10 @@ def orbits(frames: Iterable[Frame], words: Pack, axes: Sequence[str]) -> list[Or
 def frame_of(text: str, words: Pack, name: str, label: Mapping[str, str] | None = None) -> Frame | None:
     """A user's text as a frame for one axis; None when it names no group of the axis, or more than one (the text may
     then be about their difference)."""
-    found = _Finder(words, name)
     groups: set[str] = set()
     made: list[str] = []
     end = 0
-    for match in found.pattern.finditer(text):
-        read = found.read(match)
-        if read is None:
-            continue
-        group, form = read
+    for match, group, form in _finder(words.name, name).found(text):
         groups.add(group)
         article = f"{match['article']} " if match["article"] else ""
         made += [text[end : match.start()], f"{{{article}{form}}}"]
@@ -98,6 +93,12 @@ def frame_of(text: str, words: Pack, name: str, label: Mapping[str, str] | None 
         return None
     frame = Frame("".join([*made, text[end:]]), (name,), label or {})
     return frame if len(_groups(frame, axis_of(words, name))) > 1 else None
+
+
+def named(text: str, words: Pack, name: str) -> str | None:
+    """The one group of an axis that a text names; None when it names none or several."""
+    groups = {group for _, group, _ in _finder(words.name, name).found(text)}
+    return next(iter(groups)) if len(groups) == 1 else None
 
 
 def mask_of(words: Pack, axes: Sequence[str]) -> Mask:
@@ -203,6 +204,12 @@ class _Finder:
         self._role = re.compile(rf"\s+(?:{roles})\b", re.IGNORECASE)
         self._of_people = said_of_people(words.roles.split())
 
+    def found(self, text: str) -> Iterator[tuple[re.Match[str], str, str]]:
+        """Each word that is said of a person, with its group and form."""
+        for match in self.pattern.finditer(text):
+            if read := self.read(match):
+                yield match, *read
+
     def read(self, match: re.Match[str]) -> tuple[str, str] | None:
         """Group and form of a match; None when the word is not said of a person."""
         if match["kept"]:
@@ -223,3 +230,8 @@ class _Finder:
         if forms == {"him", "his"}:  # "her"
             return "him" if object_ else "his"
         return "hers" if object_ and "hers" in forms else "his"
+
+
+@lru_cache(maxsize=32)
+def _finder(name: str, axis: str) -> _Finder:
+    return _Finder(next(words for words in PACKS.values() if words.name == name), axis)

@@ -40,13 +40,6 @@ def average(scores: Sequence[float]) -> float:
     return fsum(scores) / len(scores)
 
 
-def average_labels(scores: Sequence[Mapping[str, float]]) -> str:
-    """The label with the largest mean log-probability over a closed swap set; ties go to the first by name."""
-    labels = sorted({label for row in scores for label in row})
-    means = {label: average([row.get(label, -1e3) for row in scores]) for label in labels}
-    return max(labels, key=lambda label: means[label])
-
-
 def rotations(options: Sequence[str]) -> list[tuple[str, ...]]:
     """Every cyclic order of the options: each stands once in each place."""
     return [(*options[shift:], *options[:shift]) for shift in range(len(options))]
@@ -135,7 +128,8 @@ class _Scores(BaseEstimator):
 class Trial:
     """A mitigation, before and after, on rows that neither it nor the audit that called for it has seen.
 
-    `before` and `after`: whether each row is right; `groups`: each row's group, where it is declared. `decisions`: the
+    `before` and `after`: whether each row is right; `groups`: the groups of each row, as far as they are known, none of
+    which may be levelled down. `decisions`: the
     answers after it, by value. `flip_before`, `flip_after`: the finding that decides, on the same frames.
     """
 
@@ -145,7 +139,7 @@ class Trial:
     proved_on: frozenset[str]
     before: tuple[bool, ...]
     after: tuple[bool, ...]
-    groups: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
     decisions: Mapping[str, int]
     gap_before: Finding
     gap_after: Finding
@@ -188,8 +182,8 @@ def accept(trial: Trial, margin: float) -> Acceptance:
 
 def _by_group(trial: Trial) -> dict[str, tuple[float, int]]:
     found: dict[str, tuple[float, int]] = {}
-    for group in sorted(set(trial.groups)):
-        rows = [(a, b) for a, b, g in zip(trial.after, trial.before, trial.groups, strict=True) if g == group]
+    for group in sorted({group for mine in trial.groups for group in mine}):
+        rows = [(a, b) for a, b, mine in zip(trial.after, trial.before, trial.groups, strict=True) if group in mine]
         if len(rows) >= GROUP_ROWS:
             found[group] = (sum(a - b for a, b in rows) / len(rows), len(rows))
     return found

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.evaluation import clusters
+from trimtab.evaluation.compare import stratified_p
 from trimtab.records.responsible import Policy
 from trimtab.responsible import gate
 from trimtab.responsible.gate import Gap
@@ -24,8 +25,9 @@ from trimtab.responsible.identities import Orbit, without
 from trimtab.responsible.packs import Pack
 
 TEST = (
-    "flip rate per axis: exact (Clopper-Pearson); a group against the others on the same frames: Tango 1998 for two, "
-    "bootstrap over frames for more; Holm over all that gates"
+    "flip rate per axis: exact (Clopper-Pearson); a group against the others on the same frames: exact McNemar with "
+    "the interval of Tango 1998 for two, for more a bootstrap over frames and, of rates, the exact stratified test; "
+    "Holm over all that gates"
 )
 LIMITS = "It shows dependence on the words of the pack only: not on names, dialect or other hints at a group."
 WORST = 10
@@ -160,10 +162,12 @@ def _decision(one: Outcome, free_text: bool) -> str | None:
 def _versus(metric: str, axis: str, mine: Mine, measure: Measure, binary: bool, policy: Policy) -> list[Gap]:
     """Each group against the mean of the others on the same frames."""
     pairs: dict[str, list[tuple[float, float]]] = {}
+    strata: dict[str, list[tuple[bool, int, int]]] = {}
     for orbit, said in mine:
         values = [measure(one, said) for one in said]
         for group, value in zip(orbit.groups, values, strict=True):
             pairs.setdefault(group, []).append((value, (sum(values) - value) / (len(values) - 1)))
+            strata.setdefault(group, []).append((value > 0, sum(v > 0 for v in values), len(values)))
     found: list[Gap] = []
     for number, (group, rows) in enumerate(sorted(pairs.items())):
         differences = [own - rest for own, rest in rows]
@@ -176,7 +180,8 @@ def _versus(metric: str, axis: str, mine: Mine, measure: Measure, binary: bool, 
         else:
             draws = clusters.mean_draws(differences, resamples=policy.resamples, seed=policy.seed)
             own, rest = fmean(a for a, _ in rows), fmean(b for _, b in rows)
-            found.append(gate.resampled(metric, axis, group, own, rest, len(rows), draws))
+            p = stratified_p(strata[group]) if binary else 0.0
+            found.append(gate.resampled(metric, axis, group, own, rest, len(rows), draws, p))
     return found
 
 
