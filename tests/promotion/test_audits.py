@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from trimtab import project, registry
 from trimtab import settings as environment
 from trimtab.cli import app
+from trimtab.errors import Fixable
 from trimtab.lifecycle import cycle as cycles
 from trimtab.lifecycle.rows import here
 from trimtab.promotion import audits, mitigating
@@ -198,9 +199,8 @@ def test_a_version_that_averages_meets_the_gates_of_a_cycle_as_any_candidate(pla
 def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
     second = registry.get(place.control, "desk", 2)
     fine = audits.Place(place.settings, place.loaded, place.control, second)
-    weighed = mitigating.weigh(fine, quiet, ["mask"])
-    assert weighed.chosen is None
-    assert "a failure must be established" in weighed.tried[0].acceptance.reasons[0]
+    with pytest.raises(Fixable, match="by twins is PASS: nothing to mitigate"):
+        mitigating.weigh(fine, quiet, ["mask"])
 
 
 def test_the_file_fixes_tolerances_merged_and_waived_groups_before_the_run(tmp_path: Path) -> None:

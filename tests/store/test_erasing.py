@@ -204,3 +204,9 @@ def test_the_lake_without_payloads_is_still_a_table_for_others(tmp_path: Path) -
     table = pl.scan_delta(str(place.lake / "inference")).sort("row").collect()
     assert table["row"].to_list() == list(range(6))
     assert table["client_request_id"].to_list() == ["bob-0", None, "bob-2", None, "bob-4", None]
+
+
+def test_a_set_of_texts_is_named_by_a_hash_that_only_this_project_can_make(tmp_path: Path) -> None:
+    here, there = (Subjects(trimtab_settings.load(tmp_path / name)) for name in ("here", "there"))
+    assert here.fingerprint(SECRET) == here.fingerprint(SECRET) != there.fingerprint(SECRET)
+    assert here.fingerprint(SECRET) != here.pseudonym(SECRET)

@@ -35,6 +35,7 @@ from trimtab.settings import Settings
 from trimtab.store import verify_audit
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
+from trimtab.store.subjects import Subjects
 
 LOOKED_AT = 5000
 """Newest requests of the lake that an audit looks at."""
@@ -301,7 +302,8 @@ def judged(
     numbers: Mapping[str, float] | None = None,
 ) -> Audit:
     """Gaps judged by the file's policy, with how often this evaluation set (anything JSON holds) was audited before."""
-    digest, newest = content_hash(evaluation), place.control.newest_checkpoint()
+    newest = place.control.newest_checkpoint()
+    digest = Subjects(place.settings).fingerprint(content_hash(evaluation))  # it enters the log
     return audits.conclude(
         how.kind,
         subject or place.subject,

@@ -68,14 +68,19 @@ class Weighed:
 
 
 def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
-    """Try each method where the newest audit by twins failed (on all axes where it did not), and log it all: one run
-    for the audit before, one nested in it for each method, and the frontier. Raises Fixable when no audit is on record.
+    """Try each method where the newest audit by twins failed, and log it all: one run for the audit before, one nested
+    in it for each method, and the frontier. Raises Fixable when no audit is on record, or it established no failure.
     """
     section = place.loaded.project.fairness
     found = place.control.last("audit", Audit, f"{place.subject}/twins/")
     if found is None:
         raise Fixable(f"{place.subject} was not audited", "run `trimtab fairness measure` first")
-    failed = {f.attribute for f in found.findings if f.verdict == "fail"} or set(section.axes)
+    if found.verdict != "fail":
+        message = (
+            f"the newest audit of {place.subject} by twins is {found.verdict.upper()}: there is nothing to mitigate"
+        )
+        raise Fixable(message, "collect more frames and run `trimtab fairness measure` again, or leave it as it is")
+    failed = {f.attribute for f in found.findings if f.verdict == "fail"}
     axes = sorted((a for a in section.axes if a in failed), key=lambda axis: -_flips(found, axis))
     everything, rows = frames_of(place), labelled_rows(place)[-LABELLED:]
     frames = half_of(everything, prove=True)

@@ -83,7 +83,7 @@ class Audit(Record):
     findings: tuple[Finding, ...]
     policy: Policy
     policy_sha256: str
-    evaluation_sha256: str = Field(description="hash of the evaluation set")
+    evaluation_sha256: str = Field(description="keyed hash of the evaluation set: its texts may be users'")
     audits_before: int = Field(default=0, description="audits on the same evaluation set before this one")
     numbers: dict[str, float] = Field(default={})
     examples: tuple[str, ...] = Field(default=(), description="worst pairs, verbatim")

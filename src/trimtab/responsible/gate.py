@@ -273,6 +273,6 @@ def _sentence(finding: Finding) -> str:
 
 
 def _short(finding: Finding, policy: Policy) -> str:
-    whose = "" if finding.group == ALL else f" of group {finding.group} ({finding.attribute})"
+    whose = f" ({finding.attribute})" if finding.group == ALL else f" of group {finding.group} ({finding.attribute})"
     seen = f"fewer than {policy.suppressed}" if finding.n is None else str(finding.n)
     return f"{finding.metric}: {seen} seen{whose} settle nothing: collect about {finding.collect} more."

@@ -84,6 +84,10 @@ class Subjects:
         """The subject as records name it: a keyed hash, in hex."""
         return hmac.digest(_derived(self._master(), b"index"), subject.encode("utf-8", "replace"), "sha256").hex()
 
+    def fingerprint(self, texts: str) -> str:
+        """A keyed hash (hex) that tells one set of people's texts from another, and that no guess can be tried on."""
+        return hmac.digest(_derived(self._master(), b"fingerprint"), texts.encode("utf-8", "replace"), "sha256").hex()
+
     def key(self, subject: str, now: datetime) -> tuple[str, bytes]:
         """Id and bytes of the subject's key, made if there is none."""
         found = self._of.get(subject)
