@@ -199,7 +199,7 @@ def test_a_version_that_averages_meets_the_gates_of_a_cycle_as_any_candidate(pla
 def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
     second = registry.get(place.control, "desk", 2)
     fine = audits.Place(place.settings, place.loaded, place.control, second)
-    with pytest.raises(Fixable, match="by twins is PASS: nothing to mitigate"):
+    with pytest.raises(Fixable, match="by twins is PASS: there is nothing to mitigate"):
         mitigating.weigh(fine, quiet, ["mask"])
 
 
