@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from trimtab import masking
 from trimtab.errors import Fixable
 from trimtab.evaluation.scorers import label_of
 from trimtab.project import Loaded
@@ -140,9 +141,14 @@ def twins_of(place: Place, version: ModelVersion, frames: Sequence[Frame], say: 
 
 
 def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say: Say) -> list[list[Outcome]]:
-    """What the version answers to every text; each text is asked once."""
+    """What the version answers to every text. What it reads as the same words is one question: asked apart, an engine's
+    batches may tell two answers apart that no group does."""
     texts = list(dict.fromkeys(text for orbit in orbits for text in orbit.texts))
-    replies = answers_of(place, version, texts, say)
+    masks = [mask.model_dump() for mask in version.spec.masks]
+    read = masking.through(masks, [{"role": "user", "content": text} for text in texts])
+    as_read = {text: str(message["content"]) for text, message in zip(texts, read, strict=True)}
+    questions = list(dict.fromkeys(as_read.values()))
+    replies = dict(zip(questions, answers_of(place, version, questions, say), strict=True))
     field = field_of(place)
 
     def outcome(answer: dict[str, str] | None) -> Outcome:
@@ -150,7 +156,7 @@ def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say:
             return Outcome((answer or {}).get("text", ""))
         return Outcome(json.dumps(answer), None if answer is None else answer.get(field))
 
-    told = {text: outcome(answer) for text, answer in zip(texts, replies, strict=True)}
+    told = {text: outcome(replies[as_read[text]]) for text in texts}
     return [[told[text] for text in orbit.texts] for orbit in orbits]
 
 
