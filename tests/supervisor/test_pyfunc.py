@@ -29,10 +29,10 @@ import plain_http
 from running import MODEL, Desk, desk, kill, until
 from trimtab import registry
 from trimtab.cli import app
-from trimtab.errors import Fixable
+from trimtab.errors import Fixable, Unproved
 from trimtab.project import load
 from trimtab.promotion import apply
-from trimtab.records.registry import VersionSpec
+from trimtab.records.registry import AliasMove, VersionSpec
 from trimtab.registry import mlflow_model
 from trimtab.store.control import Control
 
@@ -124,6 +124,22 @@ def test_the_version_has_lineage_and_any_mlflow_tool_loads_it(served: Desk) -> N
     again = mlflow.pyfunc.load_model(f"models:/{MODEL}/1").predict(X.head(3))
     assert list(again) == list(CLASSIFIER.predict(X.head(3)))
     assert registry.register_base(served.settings, served.loaded).version == 1
+
+
+def test_no_promotion_by_hand_passes_a_clause_that_blocks(served: Desk, tmp_path: Path) -> None:
+    (tmp_path / "trimtab.yaml").write_text(FILE + "guidelines: guidelines.yaml\n")
+    (tmp_path / "guidelines.yaml").write_text(
+        "system: rows\nowner: o@example.org\nintended_use: {purpose: Sorts.}\nclauses:\n"
+        "- {id: LAT-01, text: Quick enough., check: latency}\n"
+    )
+    control, first = Control(place.settings.load(tmp_path)), registry.get(served.control, MODEL, 1)
+    for number in (1, 2):
+        control.put("version", f"{MODEL}/{number}", first.model_copy(update={"version": number}))
+    control.move([served.control.facts("alias_move", AliasMove)[0]])
+    refused = CliRunner().invoke(app, ["promote", "2", "--yes", "--project", str(tmp_path)])
+    assert isinstance(refused.exception, Unproved), refused.output
+    assert "LAT-01 is INSUFFICIENT" in str(refused.exception)
+    assert (control.alias(MODEL, "champion"), control.audit_entries()[-1].kind) == (1, "compliance")
 
 
 def test_flips_and_a_killed_engine_under_load_fail_nobody_and_a_broken_model_never_serves(served: Desk) -> None:
