@@ -112,7 +112,7 @@ def test_who_reads_waits_for_no_writer_and_sees_nothing_half_done(control: Contr
     with closing(sqlite3.connect(place.home / "trimtab.db", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE aliases SET version = 2")
-        assert control.alias("m", "champion") == 1
+        assert Control(place).alias("m", "champion") == control.alias("m", "champion") == 1
         assert (faults(control), len(control.facts("alias_move", AliasMove))) == ([], 1)
         writer.execute("COMMIT")
     assert control.alias("m", "champion") == 2

@@ -99,8 +99,11 @@ class Control:
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _sqlite_connect)
         self._signing_key = settings.home / "audit.key"
-        with self._writing() as db:
-            _metadata.create_all(db)
+        with self._reading() as db:
+            whole = _metadata.tables.keys() <= set(sa.inspect(db).get_table_names())
+        if not whole:
+            with self._writing() as db:
+                _metadata.create_all(db)
 
     def _reading(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that waits for no writer: it sees what was committed before it."""
