@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
     fine = audits.Place(place.settings, place.loaded, place.control, second)
     with pytest.raises(Fixable, match="by twins is PASS: there is nothing to mitigate"):
         mitigating.weigh(fine, quiet, ["mask"])
+
+
+def test_a_failure_on_an_axis_that_the_file_no_longer_names_is_not_mitigated(place: audits.Place) -> None:
+    section = place.loaded.project.fairness.model_copy(update={"axes": ("age",)})
+    loaded = replace(place.loaded, project=place.loaded.project.model_copy(update={"fairness": section}))
+    with pytest.raises(Fixable, match=r"names none of the axes that failed: religion"):
+        mitigating.weigh(replace(place, loaded=loaded), quiet, ["average"])
 
 
 def test_the_file_fixes_tolerances_merged_and_waived_groups_before_the_run(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ class Weighed:
 
 def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
     """Try each method where the newest audit by twins failed, and log it all: one run for the audit before, one nested
-    in it for each method, and the frontier. Raises Fixable when no audit is on record, or it established no failure.
+    in it for each method, and the frontier. Raises Fixable when no audit is on record, it established no failure, or
+    the file has no axis or no frame any more on which that failure could be mended.
     """
     section = place.loaded.project.fairness
     found = place.control.last("audit", Audit, f"{place.subject}/twins/")
@@ -82,6 +83,9 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
         raise Fixable(message, "collect more frames and run `trimtab fairness measure` again, or leave it as it is")
     failed = {f.attribute for f in found.findings if f.verdict == "fail"}
     axes = sorted((a for a in section.axes if a in failed), key=lambda axis: -_flips(found, axis))
+    if not axes:
+        message = f"fairness.axes names none of the axes that failed: {', '.join(sorted(failed))}"
+        raise Fixable(message, "name them, or run `trimtab fairness measure` again")
     everything, rows = frames_of(place), labelled_rows(place)[-LABELLED:]
     frames = half_of(everything, prove=True)
     seen = frozenset(frame.text for frame in half_of(everything, prove=False))
@@ -89,7 +93,12 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
     hits, _ = _right(place, place.version, rows, _named(say, "as it is, labelled rows"))
     groups, tried, left_out = _groups(place, rows), list[Tried](), dict[str, str]()
     points = [("as it is", before, hits)]
-    worst = max((f for f in before.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
+    flips = [f for f in before.findings if f.metric == "flip_rate" and f.attribute in axes]
+    if not flips:
+        raise Fixable(
+            f"no frame of the half that proves is valid for {', '.join(axes)}", "add frames to fairness.frames"
+        )
+    worst = max(flips, key=lambda f: f.upper or 0.0)
     for method in (one for one in METHODS if one in methods):
         made = _made(place, method, axes)
         if isinstance(made, str):
