@@ -132,6 +132,7 @@ def gateway(
     champion: dict[str, Any],
     more: dict[str, Any],
     options: Sequence[str] = (),
+    env: dict[str, str] | None = None,
 ) -> Server:
     """One gateway that asks for a key. `champion` is added to its route, `more` to the key, `options` to the command.
 
@@ -157,7 +158,7 @@ def gateway(
     command += ["--ledger", str(folder / "ledger.bin"), "--metrics", str(folder / "metrics")]
     own = folder / f"worker-{len(list(folder.glob('worker-*')))}"
     own.mkdir()
-    process = spawn([*command, *options], own)
+    process = spawn([*command, *options], own, env=env)
     headers = {"authorization": f"Bearer {SECRET}", "x-trimtab-caller": "benchmark"}
     return Server(name, process, announced(process, own), headers=headers, version="this tree")
 
@@ -167,14 +168,14 @@ def trimtab_relay(upstream: str, folder: Path) -> Server:
     return gateway("trimtab relay", upstream, folder, {}, {})
 
 
-def trimtab_full(upstream: str, folder: Path, options: Sequence[str] = ()) -> Server:
+def trimtab_full(upstream: str, folder: Path, options: Sequence[str] = (), env: dict[str, str] | None = None) -> Server:
     """Everything that a project's request goes through: a key with a rate and a budget, prompt and decoding of the
     version, canary split, retries and breaker armed, journal, price, metrics."""
     prompt = [{"role": "system", "content": "You answer customers of a shop. Be brief, be kind, promise nothing."}]
     price = {"input": 100, "cached_input": 10, "cache_write": 120, "output": 400}
     champion = {"template": {"messages": prompt, "params": {"temperature": 0, "max_tokens": 64}}, "price": price}
     limits = {"requests": {"count": 10**9, "seconds": 60}, "budgets": [{"nano_usd": 10**18, "per": "day"}]}
-    return gateway("trimtab full", upstream, folder, champion, limits, options)
+    return gateway("trimtab full", upstream, folder, champion, limits, options, env)
 
 
 # Peers
@@ -309,7 +310,14 @@ def portkey(upstream: str, folder: Path) -> Server:
     return Server("Portkey", process, f"127.0.0.1:{port}", headers=headers, version="1.15.2")
 
 
-OURS: dict[str, Start] = {"relay": trimtab_relay, "full": trimtab_full}
+def trimtab_python(upstream: str, folder: Path) -> Server:
+    """The same as full, without the fast path in C."""
+    server = trimtab_full(upstream, folder, env={"TRIMTAB_FAST_PATH": "off"})
+    server.name = "trimtab full, Python only"
+    return server
+
+
+OURS: dict[str, Start] = {"relay": trimtab_relay, "full": trimtab_full, "python": trimtab_python}
 OTHERS: dict[str, Start] = {
     "nginx": nginx,
     "vllm-router": vllm_router,

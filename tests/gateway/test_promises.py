@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import resource
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,7 +20,15 @@ import pytest
 from gateway_place import Place, chat, entity, until
 
 import plain_http
+from trimtab.gateway.answer import follow
+from trimtab.gateway.app import answer
+from trimtab.gateway.exchange import Exchange, Head
+from trimtab.gateway.pool import Pool
+from trimtab.gateway.routes import RoutesFile
+from trimtab.gateway.rows import Gateway
+from trimtab.gateway.shadow import Shadows
 from trimtab.store import journal
+from trimtab.store.journal import Journal
 
 LONG = " ".join(f"word{i}" for i in range(400))
 
@@ -46,6 +58,35 @@ def test_a_client_that_hangs_up_before_a_plain_answer_too(place: Place) -> None:
         plain_http.post(f"{place.url}/predict", json={"input": "x"}, timeout=0.2)
     (row,) = until(lambda: place.closed().values())
     assert (row.outcome, row.status_code, row.output_text) == ("cancelled", 499, None)
+
+
+def test_a_client_that_hangs_up_in_the_same_moment_too(tmp_path: Path) -> None:
+    """The task that waits for the engine's connection is cancelled before it has run at all."""
+
+    async def asked_and_gone() -> None:
+        routes = {
+            "model": "m",
+            "revision": "1",
+            "champion": {"model": "m", "version": 1, "address": "h:1", "template": {}},
+        }
+        (tmp_path / "routes.json").write_text(json.dumps(routes))
+        folder = tmp_path / "journal"
+        gateway = Gateway(RoutesFile(tmp_path / "routes.json"), Pool(), Journal(folder), folder, Shadows(folder))
+        follow(gateway)
+        head, wire = Head(), SimpleNamespace(peer="", lost=False, behind=False)
+        head.method, head.path = "POST", "/v1/chat/completions"
+        exchange = Exchange(wire, head, json.dumps(chat("x")).encode(), True)
+        answer(gateway, exchange)
+        wire.lost = True
+        assert exchange.abandoned is not None
+        exchange.abandoned()
+        await asyncio.sleep(0)
+        gateway.journal.close()
+
+    asyncio.run(asked_and_gone())
+    rows = [frame for path in journal.segments(tmp_path / "journal") for _, frame in journal.frames(path)]
+    assert [type(row) for row in rows] == [journal.Opened, journal.Closed]
+    assert rows[1].outcome == "cancelled"
 
 
 def test_an_engine_that_dies_in_mid_stream_ends_the_stream_with_an_error(place: Place) -> None:

@@ -139,7 +139,7 @@ def test_an_erased_frame_has_the_size_of_the_one_before_and_is_understood(tmp_pa
     writer.close()
     (path,) = segments(folder)
     before = path.stat().st_size
-    assert journal.erase(folder, {str(at)}, set()) == 1
+    assert erasing.erase_frames(folder, {str(at)}, set()) == 1
     found = [frame for _, frame in frames(path)]
     assert path.stat().st_size == before
     assert [type(frame) is Erased for frame in found] == [number == at for number in range(4)]
@@ -149,7 +149,7 @@ def test_an_erased_frame_has_the_size_of_the_one_before_and_is_understood(tmp_pa
 @given(st.integers(5 + 8, 70_000))
 @examples(max_examples=100)
 def test_a_frame_of_any_size_can_be_erased(size: int) -> None:
-    data = journal._erased_bytes(size)
+    data = journal.erased_frame(size)
     assert len(data) == size
     assert isinstance(msgspec.msgpack.decode(data[9:], type=Erased), Erased)
 

@@ -21,8 +21,10 @@ from pathlib import Path
 import uvloop
 
 from trimtab import logs
+from trimtab.gateway import fast_path
 from trimtab.gateway.answer import follow
 from trimtab.gateway.app import answer, left
+from trimtab.gateway.fast_path import FastPath
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.meter import Meter
@@ -60,7 +62,9 @@ async def serve(options: argparse.Namespace) -> None:
     try:
         follow(gateway)
         server = Server(partial(answer, gateway), partial(left, gateway))
-        following = asyncio.create_task(_follow(gateway, server, certificate))
+        library = fast_path.load() if certificate is None else None
+        fast = None if library is None else FastPath(library, gateway, server)
+        following = asyncio.create_task(_follow(gateway, server, certificate, fast))
         tls = certificate and certificate.context
         address = await server.listen(options.host, options.port, tls, options.share_port)
         print(json.dumps({"address": address}), flush=True)
@@ -76,10 +80,13 @@ async def serve(options: argparse.Namespace) -> None:
             gateway.ledger.close()
 
 
-async def _follow(gateway: Gateway, server: Server, certificate: Certificate | None) -> None:
+async def _follow(gateway: Gateway, server: Server, certificate: Certificate | None, fast: FastPath | None) -> None:
     while True:
         follow(gateway)
-        gateway.meter.sync(len(server.connections), gateway.journal.written, gateway.journal.refused)
+        if fast is not None:
+            fast.tick()
+        lent = 0 if fast is None else fast.connections
+        gateway.meter.sync(len(server.connections) + lent, gateway.journal.written, gateway.journal.refused)
         if certificate is not None:
             certificate.refresh()
         await asyncio.sleep(POLL_SECONDS)

@@ -29,7 +29,7 @@ from trimtab.gateway.routes import Entity, Route
 from trimtab.gateway.rows import Gateway, Row
 from trimtab.gateway.shadow import Spent
 from trimtab.gateway.shapes import Asked, Fault
-from trimtab.gateway.upstream import EngineGone
+from trimtab.gateway.upstream import EngineConnection, EngineGone
 from trimtab.providers import prices
 from trimtab.store.journal import Opened
 
@@ -71,6 +71,23 @@ def question(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: s
     asking.ask(row, connection, _first_ended)
 
 
+def resume(row: Row, connection: EngineConnection, late: bool) -> None:
+    """Go on with a request that was begun on the fast path: with what `connection` has heard, or though it is late."""
+    row.exchange.abandoned = partial(_abandoned, row)
+    row.attempts, row.late = 1, _late
+    if late:
+        row.connection = connection
+        _late(row)
+    else:
+        asking.go_on(row, connection, _first_ended)
+
+
+def abandon(row: Row, connection: EngineConnection) -> None:
+    """End a request that was begun on the fast path: nobody waits for the answer any more."""
+    row.attempts, row.connection = 1, connection
+    _abandoned(row)
+
+
 # Without a task
 
 
@@ -95,6 +112,10 @@ def _abandoned(row: Row) -> None:
     """Nobody waits for the answer any more: the engine need not go on."""
     if row.task is not None:
         row.task.cancel()
+        if not row.running and row.recorded:
+            _cancelled(row)
+        elif not row.running:
+            limits.release(row.gateway.ledger, row.admitted)
         return
     row.late = None
     asking.let_go(row)
@@ -107,6 +128,7 @@ def _abandoned(row: Row) -> None:
 
 async def _guarded(row: Row) -> None:
     """Answer under guards: they look at the question first, for the row may have to do without some of it."""
+    row.running = True
     gateway, exchange, request_id = row.gateway, row.exchange, row.opened.request_id
     try:
         await guarding.question(gateway.meter, row)
@@ -146,6 +168,7 @@ def _refuse(row: Row, looked: guarding.Watch) -> None:
 
 async def _answered(row: Row, failed: Exception | None = None) -> None:
     """Ask, again and elsewhere where that may help. `failed`: how the first attempt ended, if it was made already."""
+    row.running = True
     try:
         with until(row.gateway.deadlines, row.until):
             trial = _trial(row)
@@ -354,7 +377,7 @@ def _record(row: Row) -> None:
         row.gateway.journal.opened(row.opened)
     except OSError as error:
         raise rows.no_journal(error) from error
-    row.journal_seconds = time.perf_counter() - begun
+    row.journal_seconds, row.recorded = time.perf_counter() - begun, True
 
 
 def _moved(row: Row) -> Way | None:

@@ -47,6 +47,15 @@ def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
         _end(row, error)
 
 
+def go_on(row: Row, connection: EngineConnection, ended: Ended) -> None:
+    """Go on with an attempt that was begun on the fast path: `connection` is over, and has heard what there is."""
+    row.connection, row.ended = connection, ended
+    if row.asked.stream:
+        _streamed(row)
+    else:
+        _whole(row)
+
+
 def let_go(row: Row) -> None:
     """End an attempt without a word: the connection is given back, and cut when the engine is not done."""
     connection = row.connection

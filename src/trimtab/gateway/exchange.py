@@ -55,7 +55,7 @@ class Head:
     """Line and headers of a request. `known` is what the application made of them: good for every request with the
     same head on this connection."""
 
-    __slots__ = ("chunked", "headers", "keep_alive", "known", "method", "path")
+    __slots__ = ("chunked", "credit", "headers", "keep_alive", "known", "method", "path")
 
     def __init__(self) -> None:
         self.method = self.path = ""
@@ -63,6 +63,8 @@ class Head:
         self.keep_alive = False
         self.chunked = True  # False for a client of HTTP/1.0: its answer ends with the connection
         self.known: Any = None
+        self.credit = 512
+        """Above 0: requests with it may be tried on the fast path (`fast_path`)."""
 
 
 class Exchange(msgspec.Struct, eq=False):

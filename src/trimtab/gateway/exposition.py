@@ -30,6 +30,7 @@ _HELP = {
     "trimtab_connections_open": "Connections of clients now.",
     "trimtab_journal_bytes_total": "Bytes written to the journal.",
     "trimtab_journal_errors_total": "Rows that the journal did not take.",
+    "trimtab_fast_path_requests_total": "Of the questions, those that were answered on the fast path.",
     "trimtab_worker_up": "1 for a gateway process that runs, 0 for one that ended.",
     "trimtab_worker_resident_memory_bytes": "Resident memory of a gateway process.",
     "trimtab_worker_cpu_seconds_total": "User and system CPU time of a gateway process.",

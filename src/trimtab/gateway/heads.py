@@ -13,10 +13,36 @@ from trimtab.gateway.exchange import Head
 
 LONGEST = 4096
 """Bytes of a head that is worth remembering."""
+MOST_KNOWN = 1024
+"""Heads that are known of all connections together."""
 MOST_MISSES = 16
 """Whose heads differ from message to message is not remembered any more."""
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _NOT_PLAIN = (b"expect:", b"upgrade:", b"transfer-encoding:")
+
+
+class Known:
+    """Heads that were answered well, whichever connection they came on: new connections send the same ones again.
+
+    Two clients at different addresses are never taken for each other, since what is known of a head may depend on it.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[str, bytes], tuple[Head, bytes]] = {}
+
+    def keep(self, peer: str, before: bytes, head: Head, after: bytes) -> None:
+        """Remember a head, and forget the oldest where there are too many."""
+        heads = self._heads
+        if (peer, before) not in heads and len(heads) >= MOST_KNOWN:
+            del heads[next(iter(heads))]
+        heads[peer, before] = head, after
+
+    def find(self, peer: str, data: bytes) -> tuple[bytes, Head, bytes] | None:
+        """The head that `data` may begin with: what stands before the digits of its length, and behind."""
+        length = _LENGTH.search(data, 0, LONGEST)
+        before = data[: length.start(1)] if length else b""
+        found = self._heads.get((peer, before))
+        return None if found is None else (before, *found)
 
 
 class Remembered:
@@ -28,6 +54,16 @@ class Remembered:
         self.head: Head | None = None
         self._before = self._after = b""
         self._digits = self._misses = self._skip = 0
+
+    @property
+    def around(self) -> tuple[bytes, bytes]:
+        """What stands before and behind the digits of Content-Length."""
+        return self._before, self._after
+
+    def take(self, before: bytes, head: Head, after: bytes) -> None:
+        """Remember a head that another connection has learned."""
+        self.head, self._before, self._after = head, before, after
+        self._digits, self._skip = len(before), len(after)
 
     def body_of(self, data: bytes, most: int) -> bytes | None:
         """The body of `data` if that is exactly one message with the same head, and of at most so many bytes."""

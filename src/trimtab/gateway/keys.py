@@ -84,6 +84,11 @@ class KeysFile:
         self._keys: dict[bytes, Key] = {}
         self._hashes: dict[bytes, tuple[bytes, ...]] = {}
 
+    @property
+    def live(self) -> object:
+        """The keys as they are; another one when the file has changed."""
+        return self._keys
+
     def refresh(self) -> None:
         """Look at the file again. Costs one stat when nothing changed."""
         try:

@@ -14,6 +14,7 @@ and what was spent in this hour, day and month. A request reserves before it is 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -113,6 +114,23 @@ class Ledger:
         """When (epoch ns) the buckets of requests and of tokens would be full again."""
         base, words = self._slot(key), self._words
         return words[base + _REQUESTS], words[base + _TOKENS]
+
+    # The fast path
+
+    @property
+    def mapped(self) -> object:
+        """What the words are in: another one when the file has grown."""
+        return self._map
+
+    def words(self) -> tuple[int, int, int]:
+        """Where the words are in memory, how many there are, and the descriptor whose flock they are changed under."""
+        if self._map is None:
+            return 0, 0, self._fd
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map)), self._size, self._fd
+
+    def changed(self) -> None:
+        """The words were changed from outside."""
+        self._changed()
 
     def close(self) -> None:
         """Sync and release."""
@@ -230,6 +248,11 @@ def _take(full_at: int, now: int, rate: Rate, amount: int) -> tuple[int, int | N
 def left(rate: Rate, full_at: int, now: int) -> int:
     """How much a bucket holds."""
     return max(0, rate.count + (now - full_at) // rate.each_ns) if full_at > now else rate.count
+
+
+def place_of(key: Key) -> tuple[int, int]:
+    """Where a key's words begin, and what stands in the first one."""
+    return key.slot * SLOT_WORDS, _tag(key.id)
 
 
 @lru_cache(4096)

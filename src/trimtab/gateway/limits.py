@@ -86,6 +86,13 @@ def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Sn
     return Admitted(key, reserved, prompt, _headers(key, reserved.requests_full, reserved.tokens_full, now))
 
 
+def readmitted(key: Key | None, reserved: Reserved | None, prompt: int, now: int) -> Admitted:
+    """What the fast path admitted, at `now` (epoch ns)."""
+    if key is None or reserved is None:
+        return Admitted(key, None, prompt)
+    return Admitted(key, reserved, prompt, _headers(key, reserved.requests_full, reserved.tokens_full, now))
+
+
 def settle(
     ledger: Ledger | None,
     admitted: Admitted,

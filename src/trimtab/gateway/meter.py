@@ -10,6 +10,7 @@ Cardinality is bounded: paths and versions beyond a fixed number are counted und
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from bisect import bisect_left
@@ -34,6 +35,8 @@ FIXED = (
 )
 """Names of the first cells."""
 
+FAST_PATH = "trimtab_fast_path_requests_total"
+"""What the fast path has answered."""
 SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the buckets of whole answers and first tokens."""
 OVERHEAD_SECONDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0)
@@ -75,6 +78,7 @@ class Meter:
         self._cells[PID] = os.getpid()
         self._cells[IN_FLIGHT] = self._cells[CONNECTIONS] = 0
         self._in_flight = 0
+        self.lent = 0
         self._journal = (0, 0)  # what of the journal's own counts is in the cells already
         self._http: dict[tuple[str, int], int] = {}
         self._requests: dict[tuple[str, int, str, int, str, str], tuple[int, _Version]] = {}
@@ -142,18 +146,38 @@ class Meter:
     def sync(self, connections: int, journal_bytes: int, journal_errors: int) -> None:
         """Take over what others count: open connections now, the journal's totals since this process began."""
         cells, (seen_bytes, seen_errors) = self._cells, self._journal
-        cells[IN_FLIGHT] = self._in_flight
+        cells[IN_FLIGHT] = self._in_flight + self.lent
         cells[CONNECTIONS] = connections
         cells[JOURNAL_BYTES] += journal_bytes - seen_bytes
         cells[JOURNAL_ERRORS] += journal_errors - seen_errors
         self._journal = (journal_bytes, journal_errors)
         self._save()
 
+    # The fast path
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are in progress that are not on the fast path."""
+        return self._in_flight > 0
+
+    @property
+    def address(self) -> int:
+        """Where the cells are in memory."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def cells_of(self, key: tuple[str, int, str, int, str, str]) -> tuple[int, _Version]:
+        """Where rows like this are counted: see `closed`."""
+        return self._requests.get(key) or self._new_requests(key)
+
+    def http_cell(self, path: str, status: int) -> int:
+        """Where answers like this are counted: see `left`."""
+        return self._http.get((path, status)) or self._new_http((path, status))
+
     # Reading
 
     def numbers(self) -> dict[str, float]:
         """Every name with its number now, in the order of first use."""
-        self._cells[IN_FLIGHT] = self._in_flight
+        self._cells[IN_FLIGHT] = self._in_flight + self.lent
         return {name: self._cells[index] for name, index in self._names.items()}
 
     # Cells

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Collection
 from functools import cache
 
 from trimtab.gateway.routes import Entity, Snapshot
@@ -23,6 +24,11 @@ class Pool:
         self._idle: dict[str, list[EngineConnection]] = {}
         self._turnstiles: dict[str, Turnstile] = {}
         self._limits = (256, 256)
+
+    @property
+    def turnstiles(self) -> Collection[Turnstile]:
+        """All of them."""
+        return self._turnstiles.values()
 
     def turnstile(self, entity: Entity) -> Turnstile:
         """The places, queue and breaker of an upstream."""

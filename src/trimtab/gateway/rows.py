@@ -98,6 +98,10 @@ class Row(msgspec.Struct, eq=False):
     """Who is told that the deadline has passed; None: the task's own timer tells."""
     task: asyncio.Task[None] | None = None
     """What waits for the row, when that takes waiting."""
+    recorded: bool = False
+    """Whether the row is open in the journal."""
+    running: bool = False
+    """Whether the task has begun: one that is cancelled before never runs at all."""
     engine_seconds: float = 0.0
     journal_seconds: float = 0.0
     first_byte: float | None = None

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
 from trimtab.gateway.exchange import Exchange, Head
-from trimtab.gateway.heads import Remembered
+from trimtab.gateway.heads import Known, Remembered
 from trimtab.gateway.shapes import Fault
 
 HEAD_BYTES = 32 * 1024
@@ -52,6 +53,31 @@ Ended = Callable[[Exchange], None]
 """Told once of each exchange that was answered or given up."""
 
 
+class Lender(Protocol):
+    """Who may be lent connections: see `fast_path`."""
+
+    @property
+    def connections(self) -> int:
+        """How many it has."""
+        ...
+
+    def offer(self, connection: Connection, head: Head) -> None:
+        """Hear that a request was answered well on a connection that could be lent."""
+        ...
+
+    def begin(self, connection: Connection, head: Head, data: bytes) -> bool:
+        """Take a connection with a whole request on it that nobody has looked at, if it may be plain."""
+        ...
+
+    def drain(self) -> None:
+        """Answer what is in progress, and nothing more."""
+        ...
+
+    def cut(self) -> None:
+        """Stop what is in progress."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
@@ -67,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._head_size = self._body_size = self._raw_size = 0
         self._url = b""
         self._body: list[bytes] = []
+        self._fresh = False  # the head was learned here, and others do not know it yet
         self._last: Exchange | None = None  # what the parser has completed since it was fed last
         self.peer = ""
         self.lost = self.behind = False
@@ -88,10 +115,14 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         remembered, fresh = self._remembered, self._reading is None
+        if fresh and remembered.head is None and (known := self.server.known.find(self.peer, data)) is not None:
+            remembered.take(*known)
         if fresh and (head := remembered.head) is not None:
             body = remembered.body_of(data, BODY_BYTES)
             if body is not None:
-                self._take(Exchange(self, head, body, head.keep_alive))
+                lender = self.server.lender
+                if lender is None or not lender.begin(self, head, data):
+                    self._take(Exchange(self, head, body, head.keep_alive))
                 return
         self._raw_size += len(data)
         try:
@@ -105,6 +136,7 @@ class Connection(asyncio.Protocol):
             self._check_unfinished()
             if fresh and self._last is not None:
                 remembered.learn(data, self._last.head, self._last.body)
+                self._fresh = True
         finally:
             self._last = None  # it refers to us
 
@@ -205,8 +237,43 @@ class Connection(asyncio.Protocol):
             self._over_with(exchange)
             if not exchange.keep_alive:
                 self._close()
-            elif self._queue and not self._going_on:
-                self._go_on()
+            elif self._queue:
+                if not self._going_on:
+                    self._go_on()
+            elif exchange.status == 200:
+                self._went_well(exchange.head)
+
+    # What the fast path calls
+
+    def idle(self, head: Head) -> bool:
+        """Whether nothing is asked, answered or unsent, and requests with this head are what comes."""
+        busy = self._answering is not None or self._queue or self._reading is not None or self.unsent
+        ending = self.lost or self._deaf or self._over or self.behind or self.server.draining
+        return not busy and not ending and self._remembered.head is head
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent."""
+        return 0 if self.lost else self._transport.get_write_buffer_size()
+
+    @property
+    def head_around(self) -> tuple[bytes, bytes]:
+        """The head that is remembered, before and behind the digits of Content-Length."""
+        return self._remembered.around
+
+    def detach(self) -> int:
+        """A descriptor of the connection, which is over here. Raises OSError when there is none to be had."""
+        fd = os.dup(self._transport.get_extra_info("socket").fileno())
+        self._deaf = self._over = True
+        self._transport.abort()
+        return fd
+
+    def taken_back(self, unsent: bytes, exchange: Exchange | None) -> None:
+        """Go on with what was detached from another one: with bytes to send first, and an exchange in progress."""
+        if unsent:
+            self.write(unsent)
+        if exchange is not None:
+            self._answering, self.expires = exchange, _NEVER
 
     # What the server calls
 
@@ -237,6 +304,16 @@ class Connection(asyncio.Protocol):
             self._close()
 
     # Inside
+
+    def _went_well(self, head: Head) -> None:
+        if self._remembered.head is not head:
+            return
+        if self._fresh:
+            self._fresh = False
+            before, after = self._remembered.around
+            self.server.known.keep(self.peer, before, head, after)
+        if self.server.lender is not None:
+            self.server.lender.offer(self, head)
 
     def _feed(self, data: bytes) -> None:
         """Parse. A wish to upgrade is passed over, as RFC 9110 section 7.8 allows.
@@ -342,7 +419,9 @@ class Server:
     def __init__(self, application: Application, ended: Ended = lambda exchange: None) -> None:
         self.application, self.ended = application, ended
         self.connections: set[Connection] = set()
+        self.known = Known()
         self.draining = False
+        self.lender: Lender | None = None
         self.date = b""
         self.clock = 0.0
         """The event loop's time, to the second: what connections measure their limits with."""
@@ -367,7 +446,11 @@ class Server:
         """Stop accepting; wait for the answers in progress, then cut those that take longer."""
         self.draining = True
         self._listener.close()
+        if self.lender is not None:
+            self.lender.drain()
         await self._emptied(seconds)
+        if self.lender is not None:
+            self.lender.cut()
         for connection in self.connections:
             connection.cut()
         await self._emptied(LINGER_SECONDS)
@@ -375,7 +458,7 @@ class Server:
     async def _emptied(self, seconds: float) -> None:
         """Wait, with a limit, until every client has its last byte."""
         until = self.now() + seconds
-        while self.connections and self.now() < until:
+        while (self.connections or (self.lender is not None and self.lender.connections)) and self.now() < until:
             for connection in [*self.connections]:
                 connection.finish()
             await asyncio.sleep(0.01)

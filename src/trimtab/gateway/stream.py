@@ -213,6 +213,10 @@ class Relay:
             return data
         return b"".join(event + b"\n\n" for event in data.split(b"\n\n")[:-1] if self._passes(event))
 
+    def restore(self, rest: bytes, usage: Usage, done: bool) -> None:
+        """Go on behind what another relay has passed on: it held `rest` back."""
+        self._rest, self.usage, self.done = rest, usage, done
+
     def said(self, sent: bytes) -> tuple[str, int]:
         """The text so far, and how many pieces carried any of it; `sent` is what the client was sent."""
         return text_of(sent)

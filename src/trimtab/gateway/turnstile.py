@@ -26,11 +26,13 @@ class Full(Exception):
 class Turnstile:
     """One upstream's places, queue and breaker."""
 
-    __slots__ = ("_failures", "_places", "_queue", "_resting_until", "_seconds", "_taken", "_trying", "_waiting")
+    __slots__ = (
+        *("_failures", "_lent", "_places", "_queue", "_resting_until", "_seconds", "_taken", "_trying", "_waiting"),
+    )
 
     def __init__(self, places: int, queue: int) -> None:
         self._places, self._queue = places, queue
-        self._taken = 0
+        self._taken = self._lent = 0  # places given out here, and places in use on the fast path
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._seconds = 0.0
         self._failures = 0
@@ -44,18 +46,18 @@ class Turnstile:
     @property
     def empty(self) -> bool:
         """Whether nobody is in and nobody waits."""
-        return not self._taken and not self._waiting
+        return not self._taken and not self._lent and not self._waiting
 
     def free(self) -> bool:
         """Take a place if one is free and nobody waits for it: the same as `enter`, for the common case."""
-        if self._taken < self._places and not self._waiting:
+        if self._taken + self._lent < self._places and not self._waiting:
             self._taken += 1
             return True
         return False
 
     def free_at_once(self) -> bool:
         """The same, where the breaker has nothing to say either: `shut` need not be asked."""
-        if self._resting_until or self._waiting or self._taken >= self._places:
+        if self._resting_until or self._waiting or self._taken + self._lent >= self._places:
             return False
         self._taken += 1
         return True
@@ -86,7 +88,7 @@ class Turnstile:
             self._taken -= 1
 
     def _pass_on(self) -> None:
-        while self._waiting and self._taken <= self._places:
+        while self._waiting and self._taken + self._lent <= self._places:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)  # the place stays taken
@@ -95,6 +97,21 @@ class Turnstile:
 
     def _expected(self, ahead: int) -> float:
         return max(1.0, math.ceil(ahead * self._seconds / self._places))
+
+    # The fast path
+
+    def spare(self) -> int:
+        """Places that may be in use elsewhere now, those that are included."""
+        return 0 if self._resting_until or self._waiting else max(0, self._places - self._taken)
+
+    def lend(self, places: int, succeeded: bool) -> None:
+        """So many places are in use elsewhere now, and whether any request there `succeeded` meanwhile."""
+        self._lent = places
+        if succeeded:
+            self.succeeded()
+        while self._waiting and self._taken + self._lent < self._places:
+            self._taken += 1
+            self._pass_on()
 
     # The breaker
 

@@ -37,14 +37,18 @@ class EngineGone(Exception):
 def request(entity: Entity, operation: str, body: bytes, deadline: float, trace: bytes = b"") -> bytes:
     """The bytes of a POST to an upstream. `operation` ends its path; `deadline`, in seconds, is passed on to providers;
     `trace` are complete header lines."""
-    head = entity.heads.get(operation) or _head(entity, operation)
+    head = head_of(entity, operation)
     if entity.name:
         head = b"%bx-trimtab-deadline-ms: %d\r\n" % (head, max(1, deadline * 1000))
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, trace, len(body), body)
 
 
-def _head(entity: Entity, operation: str) -> bytes:
+def head_of(entity: Entity, operation: str) -> bytes:
     """What is the same in every request to an upstream."""
+    return entity.heads.get(operation) or _head(entity, operation)
+
+
+def _head(entity: Entity, operation: str) -> bytes:
     where = f"{entity.path}/{operation}{entity.query}"
     host = entity.address.removesuffix(":443") if entity.tls else entity.address
     bearer = "Bearer " if entity.key_header == "authorization" else ""
@@ -73,6 +77,27 @@ class EngineConnection(asyncio.Protocol):
         self._silent = self._paused = self._busy = False
         self._head = b""
         self._remembered = Remembered()  # the head of a plain answer
+        self._failure: EngineGone | None = None
+
+    @classmethod
+    def of(
+        cls,
+        entity: Entity,
+        status: int,
+        head: bytes,
+        body: bytes,
+        *,
+        complete: bool,
+        kept: bool,
+        silent: bool,
+        failure: EngineGone | None,
+    ) -> EngineConnection:
+        """What the fast path has heard of an engine, on a connection that is not there any more. `failure` says why
+        there never was one."""
+        one = cls(entity)
+        one._transport, one.status, one._head, one._chunks = _Closed(), status, head, [body]
+        one.complete, one.lost, one.kept, one._silent, one._failure = complete, not complete, kept, silent, failure
+        return one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
@@ -168,6 +193,8 @@ class EngineConnection(asyncio.Protocol):
 
     def gone(self) -> EngineGone:
         """What to say of a connection that was lost in mid-answer."""
+        if self._failure is not None:
+            return self._failure
         if self._silent:
             seconds = self.entity.first_byte_seconds
             return EngineGone(f"{self.entity.upstream} did not begin to answer within {seconds:g} s")
@@ -187,6 +214,13 @@ class EngineConnection(asyncio.Protocol):
         """Cut the connection: the engine stops working on an answer nobody waits for."""
         self.lost = True
         self._transport.abort()
+
+
+class _Closed(asyncio.Transport):
+    """The transport of a connection that is over."""
+
+    def abort(self) -> None:
+        """Nothing is left to cut."""
 
 
 _KEPT = Head()

@@ -23,7 +23,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,7 @@ class Erased(msgspec.Struct, array_like=True, frozen=True):
 
 Frame = Opened | Closed | FeedbackFrame | Erased
 
+_LENT = ""  # stands among the open rows of a segment for those of the fast path
 _KINDS: dict[type, int] = {Opened: 1, Closed: 2, FeedbackFrame: 3, Erased: 4}
 _DECODERS = {kind: msgspec.msgpack.Decoder(type_) for type_, kind in _KINDS.items()}
 _KIND_CRC = [crc32(bytes([kind])) for kind in range(len(_KINDS) + 1)]
@@ -152,7 +153,11 @@ class Journal:
         self._fault: OSError | None = None
         self._dirty = self._stopped = False  # whether there is something to sync; whether to end behind it
         self._idle, self._wake = False, threading.Event()  # whether the thread has to be woken for it
-        self._started = 0
+        self._started = self._number = 0
+        self._lent: dict[int, int] = {}  # segments rotated away with rows of the fast path open: number -> descriptor
+        self.lent_open: Callable[[int], int] = lambda number: 0
+        """How many rows of a segment, by its number, are open on the fast path."""
+        self.unannounced = False  # whether frames may be appended there now that nobody has told of yet
         self._fd, self._size, self._written = -1, 0, 0
         self.refused = 0
         """Frames that the kernel did not take, since this process began."""
@@ -186,6 +191,37 @@ class Journal:
         """Keep a piece of feedback."""
         self._append(3, frame)
 
+    # The fast path writes frames of its own
+
+    def lend(self) -> tuple[int, int, int]:
+        """Descriptor, size in bytes and number of the segment that a frame may be appended to. Raises OSError."""
+        if self._fault is not None:
+            raise self._fault  # for the next request here to say so
+        if self._size >= self._limit:
+            self._new_segment()
+        return self._fd, self._size, self._number
+
+    def appended(self, size: int) -> None:
+        """So many bytes of whole frames were appended."""
+        self._size += size
+        self._written_to()
+
+    def spoiled(self) -> None:
+        """Half a frame was appended, and could not be cut off again."""
+        self._limit = 0
+
+    def hand_back(self, number: int, request_id: str) -> None:
+        """A row of a segment that was open on the fast path is open here from now on."""
+        self._held[self._lent.get(number, self._fd)].add(request_id)
+
+    def settle_lent(self) -> None:
+        """Let go of segments whose rows on the fast path are closed."""
+        for number, fd in [*self._lent.items()] if self._lent else ():
+            if not self.lent_open(number):
+                del self._lent[number]
+                self._held[fd].discard(_LENT)
+                self._let_go(fd)
+
     def close(self) -> None:
         """Sync and release. Rows still open are closed as aborted by the next `recover`."""
         self._stopped = True
@@ -213,6 +249,9 @@ class Journal:
                 self._limit = 0  # half a frame is a good end of a segment, not a good middle
             raise
         self._size += len(data)
+        self._written_to()
+
+    def _written_to(self) -> None:
         self._dirty = True
         if self._idle:
             self._idle = False
@@ -220,6 +259,10 @@ class Journal:
 
     def _new_segment(self) -> None:
         previous = self._fd
+        if previous >= 0 and self.lent_open(self._number):
+            self._lent[self._number] = previous
+            self._rows.add(_LENT)
+        self._number += 1
         self._started = max(time.time_ns(), self._started + 1)
         self._fd = _create(self._folder, self._started)
         self._rows: set[str] = set()
@@ -244,7 +287,7 @@ class Journal:
         while True:
             if not self._stopped:
                 time.sleep(self._sync_interval)
-            if not self._dirty and not self._stopped:
+            if not self._dirty and not self._stopped and not self.unannounced:
                 self._idle = True
                 if not self._dirty and not self._stopped:  # still: whoever writes from here on sees that it is idle
                     self._wake.wait()
@@ -309,40 +352,7 @@ def frames(path: Path, offset: int = 0) -> Iterator[tuple[int, Frame]]:
         yield offset + position, frame
 
 
-def erase(folder: Path, request_ids: Set[str], client_request_ids: Set[str]) -> int:
-    """Overwrite, in place, every frame about these requests; returns how many. Only for rows that the lake holds.
-
-    A writer that lives is not disturbed: it only ever appends. Its segment would otherwise keep them until it rotates.
-    """
-    erased = 0
-    for path in segments(folder):
-        start = 0
-        try:
-            with path.open("r+b") as file:
-                for end, frame in frames(path):
-                    if _is_about(frame, request_ids, client_request_ids):
-                        file.seek(start)
-                        file.write(_erased_bytes(end - start))
-                        erased += 1
-                    start = end
-                file.flush()
-                os.fsync(file.fileno())
-        except FileNotFoundError:
-            continue  # the drain was done with it
-    return erased
-
-
-def _is_about(frame: Frame, request_ids: Set[str], client_request_ids: Set[str]) -> bool:
-    match frame:
-        case Erased():
-            return False
-        case FeedbackFrame(request_id=None):
-            return frame.client_request_id in client_request_ids
-        case _:
-            return frame.request_id in request_ids
-
-
-def _erased_bytes(size: int) -> bytes:
+def erased_frame(size: int) -> bytes:
     """A whole frame of `size` bytes: header, kind, an array of one, and a MessagePack bin of zeros (32 or 8 bit)."""
     room = size - _HEADER.size - 2
     value = b"\xc6" + (room - 5).to_bytes(4, "big") if room >= 5 else b"\xc4" + bytes([room - 2])

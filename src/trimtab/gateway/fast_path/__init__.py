@@ -1,0 +1,477 @@
+"""The fast path: connections whose requests are plain are lent to a loop in C, and come back when one is not.
+
+The boundary: what may be lent, and what happens to what comes back, is here; the loop itself is `fast_path.c`, which
+says what it does. It is optional: where it was not compiled, or `TRIMTAB_FAST_PATH=off` is set, `load` returns None and
+everything is answered by the rest of this room, to the same effect. It decides nothing: limits, routes, prices and
+cells are worked out by their own rooms and handed over as numbers and bytes; a change of routes or keys ends the loan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import re
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trimtab.errors import TrimtabError
+from trimtab.gateway import limits, routes, rows
+from trimtab.gateway.answer import Caller, abandon, resume
+from trimtab.gateway.exchange import Exchange, Head
+from trimtab.gateway.fast_path import layout
+from trimtab.gateway.keys import Key
+from trimtab.gateway.ledger import place_of
+from trimtab.gateway.meter import FAST_PATH
+from trimtab.gateway.routes import Entity, Route, Snapshot
+from trimtab.gateway.rows import Gateway, Row
+from trimtab.gateway.server import Connection, Server
+from trimtab.gateway.shapes import chat
+from trimtab.gateway.stream import Usage
+from trimtab.gateway.turnstile import Turnstile
+from trimtab.gateway.upstream import EngineConnection, EngineGone, head_of
+from trimtab.store.journal import Opened
+
+LIBRARY = Path(__file__).with_name("fast_path.so")
+PATH = "/v1/chat/completions"
+SWITCH = "TRIMTAB_FAST_PATH"
+"""on (the default), off, or the path of another build of it."""
+MOST_CREDIT, EARNED_HERE, EARNED_THERE, LOST = 4096, 1, 16, 64
+"""Of a head: what a request costs that was tried and was not plain, and what one earns that was answered, here or
+there. So a client who never asks plainly is tried once in 64 requests, and one who does so now and then mostly."""
+LINGER_MS = 20
+"""How long the loop may go on while Python has nothing to do."""
+_PERIODS = {"hour": 0, "day": 1, "month": 2}
+_PARAMETER = re.compile(r"[a-z_0-9]+")
+_OURS = frozenset({"messages", "stream", "stream_options", "max_completion_tokens"})
+_DEMOTED, _ENDED, _HEARD, _LATE, _CANCELLED, _CUT = range(6)
+_pack = msgspec.msgpack.Encoder().encode
+
+log = logging.getLogger("trimtab.gateway")
+
+
+def load() -> ctypes.CDLL | None:
+    """The compiled loop; None: there is none, or it is switched off. Raises TrimtabError for one that is not ours."""
+    said = os.environ.get(SWITCH, "on")
+    path = Path(said) if "/" in said else LIBRARY
+    if said.lower() in ("off", "0", "false", "no") or not path.exists():
+        return None
+    library = layout.declared(ctypes.CDLL(str(path)))
+    sizes = [library.fast_size(which) for which in range(len(layout.MIRRORED))]
+    if sizes != [ctypes.sizeof(one) for one in layout.MIRRORED]:
+        raise TrimtabError(f"{path} was built from other sources: install trimtab again, or set {SWITCH}=off")
+    return library
+
+
+@dataclass
+class _Lent:
+    """What is known of a connection that was lent."""
+
+    head: Head
+    caller: Caller
+    key: Key | None
+    entity: Entity
+    route: Route
+    snapshot: Snapshot
+    patience: float
+    peer: str
+
+
+class FastPath:
+    """The loop in C, as the event loop sees it. Call it from the event loop's thread."""
+
+    def __init__(self, library: ctypes.CDLL, gateway: Gateway, server: Server) -> None:
+        self._c, self._gateway, self._server = library, gateway, server
+        self._shared = layout.Shared()
+        self._f: int = library.fast_new(ctypes.byref(self._shared))
+        self._lent: dict[int, _Lent] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self._turnstiles: list[tuple[int, Turnstile]] = []
+        self._routes: dict[tuple[int, Route], int] = {}
+        self._snapshot, self._keys = gateway.routes.snapshot, gateway.keys and gateway.keys.live
+        self._book: Any = None
+        self._returning: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._succeeded = ctypes.c_int64()
+        self._shared.cells = gateway.meter.address
+        self._shared.counted = gateway.meter.cell(FAST_PATH)
+        gateway.journal.lent_open = lambda number: self._shared.open_rows[number % layout.SEGMENTS]
+        server.lender = self
+        self.tick()
+        described = getattr(self._loop, "_get_backend_id", None)  # uvloop's, for its own tests: we can do without
+        self._others: int | None = None if described is None else described()
+        self._loop.add_reader(library.fast_fd(self._f), self._poll)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are lent now, or on their way back."""
+        return self._shared.connections + len(self._returning)
+
+    # Lending
+
+    def offer(self, connection: Connection, head: Head) -> None:
+        """A request was answered well whose head is remembered: lend its connection, if more like it may be plain."""
+        head.credit = min(MOST_CREDIT, head.credit + EARNED_HERE)
+        if head.path == PATH and head.credit > 0:
+            self._loop.call_soon(self._lend_idle, connection, head, 3)
+
+    def begin(self, connection: Connection, head: Head, data: bytes) -> bool:
+        """Take a connection with a whole request on it that nobody has looked at, if it may be plain."""
+        if head.path != PATH or head.credit <= 0 or not connection.idle(head):
+            return False
+        return self._lend(connection, head, data)
+
+    def _lend_idle(self, connection: Connection, head: Head, times: int) -> None:
+        if connection.idle(head):
+            self._lend(connection, head, b"")
+        elif times and connection.unsent:  # the answer has not left yet
+            self._loop.call_soon(self._lend_idle, connection, head, times - 1)
+
+    def _lend(self, connection: Connection, head: Head, data: bytes) -> bool:
+        self._follow()
+        known, snapshot = head.known, self._gateway.routes.snapshot
+        if known is None or snapshot is None or not known.good():
+            return False
+        lent = self._plain(snapshot, head, connection.peer)
+        route = None if lent is None else self._route(lent)
+        if lent is None or route is None:
+            return False
+        spec = _caller_spec(lent, *connection.head_around)
+        try:
+            fd = connection.detach()
+        except OSError:
+            return False
+        self._lent[self._c.fast_adopt(self._f, fd, route, ctypes.byref(spec), data, len(data))] = lent
+        if data:
+            self._poll()
+        return True
+
+    def _plain(self, snapshot: Snapshot, head: Head, peer: str) -> _Lent | None:
+        """What is known of a connection whose requests may be answered there; None: they may not."""
+        caller, key = head.known.caller, head.known.key
+        chosen = routes.choose(snapshot, caller.id)
+        if chosen is None or snapshot.shadow is not None or self._gateway.spans_exported:
+            return None
+        entity, route = chosen
+        if caller.parent is not None or caller.client_request_id is not None or len(snapshot.demands) > layout.DEMANDS:
+            return None
+        if key is not None and len(key.budgets) > layout.BUDGETS:
+            return None
+        if entity.tls or entity.protocol != "openai" or entity.guards is not None or entity.masked or entity.twins:
+            return None
+        params = entity.template.params
+        if params.keys() & _OURS or not all(_PARAMETER.fullmatch(name) for name in params):
+            return None
+        longest = self._gateway.deadline or snapshot.endpoint.deadline
+        patience = longest if caller.deadline is None else min(longest, caller.deadline)
+        return _Lent(head, caller, key, entity, route, snapshot, patience, peer)
+
+    def _route(self, lent: _Lent) -> int | None:
+        """The version as the loop knows it; None when its engine has no numeric address."""
+        entity, route, snapshot = lent.entity, lent.route, lent.snapshot
+        found = self._routes.get((id(entity), route))
+        if found is not None:
+            return found
+        place = self._place(entity)
+        if place is None:
+            return None
+        cells, at = self._gateway.meter.cells_of((PATH, 200, entity.model, entity.version, route, "ok"))
+        http = self._gateway.meter.http_cell(PATH, 200)
+        spec = layout.RouteSpec()
+        spec.place, spec.named = place, bool(entity.name)
+        if (price := entity.price) is not None:
+            spec.priced, spec.price[:] = 1, [price.input, price.cached_input, price.cache_write, price.output]
+        spec.demanded = len(snapshot.demands)
+        for number, demand in enumerate(snapshot.demands):
+            spec.demands[number] = layout.Demand(*(-1 if value is None else value for value in demand))
+        spec.cells = layout.Cells(
+            cells, http, at.duration, at.first_token, at.overhead, at.input_tokens, at.output_tokens, at.attempts
+        )
+        spec.first_byte_seconds, spec.connect_seconds = entity.first_byte_seconds, entity.connect_seconds
+        names = ["", snapshot.model, f"{snapshot.model}@champion"]
+        params = [text for name, raw in entity.template.params.items() for text in (name.encode(), bytes(raw))]
+        spec.hold("head", head_of(entity, "chat/completions"))
+        spec.hold("messages", b",".join(bytes(raw) for raw in entity.template.messages))
+        spec.hold("row", b"".join(map(_pack, (entity.model, entity.version, route))))
+        spec.hold("shown", entity.shown[route] + snapshot.disclosed(PATH))
+        spec.hold_names([name.encode() for name in names])
+        spec.hold_params(params)
+        made = self._routes[(id(entity), route)] = self._c.fast_route(self._f, ctypes.byref(spec))
+        return made
+
+    def _place(self, entity: Entity) -> int | None:
+        place = self._places.get((entity.place, entity.address))
+        if place is None:
+            packed = _socket_address(entity.address)
+            if packed is None:
+                return None
+            place = self._places[(entity.place, entity.address)] = self._c.fast_place(self._f, packed, len(packed))
+        turnstile = self._gateway.pool.turnstile(entity)
+        if not any(one is turnstile for _, one in self._turnstiles):
+            self._turnstiles.append((place, turnstile))
+        return place
+
+    # Polling
+
+    def _poll(self) -> None:
+        self._follow()
+        self._say()
+        something = self._c.fast_poll(self._f)
+        self._account()
+        if not something and self._shared.in_flight and self._others is not None and self._alone():
+            journal = self._gateway.journal
+            journal.unannounced = True
+            journal.appended(0)  # whoever syncs it is awake then
+            something = self._c.fast_linger(self._f, self._others, LINGER_MS)
+            journal.unannounced = False
+            self._account()
+        self._hear(something)
+
+    def _alone(self) -> bool:
+        """Whether nothing in Python waits for its turn but what the event loop's descriptor tells of."""
+        return not self._gateway.meter.busy and not self._returning
+
+    def _account(self) -> None:
+        """Let those know whose files were written."""
+        shared, journal, ledger = self._shared, self._gateway.journal, self._gateway.ledger
+        if shared.written:
+            journal.appended(shared.written)
+            shared.written = 0
+        if shared.blocked == layout.SPOILED:
+            journal.spoiled()
+        if shared.touched and ledger is not None:
+            ledger.changed()
+            shared.touched = 0
+
+    def tick(self) -> None:
+        """What has to be looked at many times a second: deadlines, the clock, the month of budgets."""
+        self._follow()
+        self._shared.book.month, self._shared.book.month_ends = month_of(time.time_ns())
+        self._shared.date = self._server.date
+        self._say()
+        self._c.fast_tick(self._f)
+        self._hear(True)
+
+    def drain(self) -> None:
+        """Answer what is in progress, and nothing more."""
+        self._c.fast_drain(self._f)
+        self._poll()
+
+    def cut(self) -> None:
+        """Stop what is in progress."""
+        self._c.fast_cut(self._f)
+        self._hear(True)
+
+    def close(self) -> None:
+        """Release everything. Nothing may be in progress."""
+        self._loop.remove_reader(self._c.fast_fd(self._f))
+        self._c.fast_free(self._f)
+
+    def _follow(self) -> None:
+        """End the loan of every connection when routes or keys have changed."""
+        keys = self._gateway.keys and self._gateway.keys.live
+        if self._gateway.routes.snapshot is self._snapshot and keys is self._keys:
+            return
+        self._snapshot, self._keys = self._gateway.routes.snapshot, keys
+        known = (ctypes.c_void_p * max(1, len(self._routes)))(*self._routes.values())
+        self._c.fast_change(self._f, known, len(self._routes))
+        self._routes.clear()
+        self._hear(True)
+        known_now = self._gateway.pool.turnstiles
+        self._turnstiles = [(place, one) for place, one in self._turnstiles if any(one is now for now in known_now)]
+
+    def _say(self) -> None:
+        """Tell the loop what it may do now."""
+        shared, gateway = self._shared, self._gateway
+        shared.blocked = 0
+        try:
+            shared.journal_fd, shared.journal_size, shared.segment = gateway.journal.lend()
+        except OSError:
+            shared.blocked = 1
+        if gateway.owed:
+            shared.blocked = 1
+        if gateway.ledger is not None and gateway.ledger.mapped is not self._book:
+            self._book = gateway.ledger.mapped
+            shared.book.words, shared.book.size, shared.book.fd = gateway.ledger.words()
+        for place, turnstile in self._turnstiles:
+            self._c.fast_allow(self._f, place, turnstile.spare(), ctypes.byref(self._succeeded))
+
+    def _hear(self, something: bool) -> None:
+        """Take over what the loop gives back."""
+        while something and (told := self._c.fast_next(self._f)):
+            self._take_back(told.contents)
+        for place, turnstile in self._turnstiles:
+            turnstile.lend(
+                self._c.fast_allow(self._f, place, turnstile.spare(), ctypes.byref(self._succeeded)),
+                bool(self._succeeded.value),
+            )
+        self._gateway.journal.settle_lent()
+        self._gateway.meter.lent = self._shared.in_flight
+
+    # Taking back
+
+    def _take_back(self, told: layout.Handed) -> None:
+        lent = self._lent.pop(told.id)
+        head = lent.head
+        head.credit = min(MOST_CREDIT, head.credit + EARNED_THERE * told.answered)
+        if told.kind == _ENDED:
+            return
+        if told.kind == _DEMOTED and lent.snapshot is self._snapshot:
+            head.credit = max(-LOST, head.credit - LOST)
+        sock = socket.socket(fileno=told.fd) if told.fd >= 0 else None
+        connection = Connection(self._server)
+        connection.peer = lent.peer
+        row = self._row(lent, told, connection) if told.requested else None
+        unread, unsent = told.unread.bytes(), told.unsent.bytes()
+        engine = _heard_of(lent.entity, told)
+        if told.kind in (_CANCELLED, _CUT) or sock is None:
+            connection.lost = told.kind == _CANCELLED
+            if row is not None:
+                self._end(row, engine)
+            if sock is not None:
+                sock.close()
+            return
+        returning = self._return(sock, connection, unsent, unread, row, engine, told.kind == _LATE)
+        task = self._loop.create_task(returning)
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _return(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        unsent: bytes,
+        unread: bytes,
+        row: Row | None,
+        engine: EngineConnection,
+        late: bool,
+    ) -> None:
+        """Make a connection of the event loop's of what was lent, and go on with what was in progress."""
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, sock)
+        except OSError:
+            connection.lost = True
+            sock.close()
+            if row is not None:
+                self._end(row, engine)
+            return
+        connection.taken_back(unsent, None if row is None else row.exchange)
+        if row is not None:
+            resume(row, engine, late)
+        if unread:
+            connection.data_received(unread)
+
+    def _end(self, row: Row, engine: EngineConnection) -> None:
+        """Nobody waits for the answer any more."""
+        self._server.ended(row.exchange)
+        abandon(row, engine)
+
+    def _row(self, lent: _Lent, told: layout.Handed, connection: Connection) -> Row:
+        """The row of a request in progress, as it would stand here."""
+        gateway, entity, caller = self._gateway, lent.entity, lent.caller
+        body, request_id = told.body.bytes(), told.request_id.bytes().decode()
+        exchange = Exchange(connection, lent.head, body, True, at=told.at, key=lent.key)
+        asked = chat.asked(body)
+        opened = Opened(
+            request_id, None, caller.id, caller.requester, entity.model, entity.version, lent.route, PATH, told.at_ms,
+            body, None,
+        )  # fmt: skip
+        row = Row(
+            gateway, exchange, asked, opened, lent.snapshot, entity, lent.route, lent.patience, told.until,
+            rows.NOT_COUNTED,
+        )  # fmt: skip
+        reserved = layout.reserved_of(told.reserved, lent.key) if told.is_reserved else None
+        row.admitted = limits.readmitted(lent.key, reserved, told.prompt, told.admitted_ns)
+        row.began, row.journal_seconds, row.recorded = told.began, told.journal_seconds, True
+        if asked.stream:
+            row.relay = asked.tell(request_id, entity)
+            row.relay.restore(told.rest.bytes(), _usage_of(told), bool(told.done))
+            row.sent = [told.sent.bytes()] if told.started else []
+        if told.started:
+            exchange.started, exchange.status = True, 200
+            row.first_byte, row.engine_seconds = told.first_byte, told.engine_seconds
+        gateway.journal.hand_back(told.segment, request_id)
+        gateway.meter.arrived()
+        return row
+
+
+def _heard_of(entity: Entity, told: layout.Handed) -> EngineConnection:
+    """The engine's connection as it stands: what came of its answer, and whether more can come."""
+    failure = None
+    if told.error == layout.TIMED_OUT:
+        failure = EngineGone(f"{entity.upstream} took no connection within {entity.connect_seconds:g} s")
+    elif told.error:
+        failure = EngineGone(f"the engine at {entity.address} does not answer: {os.strerror(told.error)}")
+    return EngineConnection.of(
+        entity,
+        told.status,
+        told.head.bytes(),
+        told.data.bytes(),
+        complete=bool(told.complete),
+        kept=bool(told.kept),
+        silent=bool(told.silent),
+        failure=failure,
+    )
+
+
+def _usage_of(told: layout.Handed) -> Usage:
+    counts = (told.usage.prompt, told.usage.completion, told.usage.cached, told.usage.written, told.usage.reasoning)
+    return Usage(*(None if count < 0 else count for count in counts))
+
+
+def _caller_spec(lent: _Lent, before: bytes, after: bytes) -> layout.CallerSpec:
+    spec, key = layout.CallerSpec(), lent.key
+    spec.hold("before", before)
+    spec.hold("after", after)
+    spec.hold("row", b"".join(map(_pack, (None, lent.caller.id, lent.caller.requester))))
+    spec.hold("path", _pack(PATH))
+    spec.patience, spec.until_ms = lent.patience, -1
+    spec.limits = limits_of(key)
+    if key is not None:  # to the next moment at which one of its secrets ends
+        ends = [until for until in key.until_ms if until is not None and until > time.time() * 1000]
+        spec.until_ms = min(ends, default=-1)
+    return spec
+
+
+def limits_of(key: Key | None) -> layout.Limits:
+    """A key's limits as the loop knows them."""
+    one = layout.Limits(limited=key is not None and key.limited)
+    for budget in one.budgets:
+        budget.per = -1
+    if key is None:
+        return one
+    one.base, one.tag = place_of(key)
+    for rate, said in ((one.requests, key.requests), (one.tokens, key.tokens)):
+        if said is not None:
+            rate.count, rate.each_ns = said.count, said.each_ns
+    for budget, said in zip(one.budgets, key.budgets, strict=False):
+        budget.nano_usd, budget.per = said.nano_usd, _PERIODS[said.per]
+    return one
+
+
+def month_of(now: int) -> tuple[int, int]:
+    """The number of the month (UTC) of a moment, as the ledger counts them, and when it ends; both moments epoch ns."""
+    moment = datetime.fromtimestamp(now // 1_000_000_000, UTC)
+    following = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
+    return moment.year * 12 + moment.month, int(following.timestamp()) * 1_000_000_000
+
+
+def _socket_address(address: str) -> bytes | None:
+    """A socket address as the kernel takes it; None when the host is a name."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    for family, shape in ((socket.AF_INET, "4s8x"), (socket.AF_INET6, "4x16s4x")):
+        try:
+            packed = socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return struct.pack("=H", family) + struct.pack(">H", int(port)) + struct.pack(f"={shape}", packed)
+    return None

@@ -1,0 +1,407 @@
+"""The fast path answers as the rest of the gateway does, and what it cannot answer comes back with nothing lost.
+
+The oracle is the same gateway with it switched off: the same requests, on kept connections, to the same engine, must
+lead to the same answers, the same rows, the same numbers and the same money.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from gateway_place import Place, until
+from scripted import ANSWER, USAGE, Client, Deed, Engine, event, pieces, plain, stream, word
+
+from trimtab.gateway import fast_path
+from trimtab.store import journal
+from trimtab.store.journal import Closed
+
+pytestmark = pytest.mark.skipif(not fast_path.LIBRARY.exists(), reason="the fast path was not compiled: no C compiler")
+
+SECRET = "tt-" + "0b" * 6 + "-" + "5e" * 24
+FINISH = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+TOLD = event({"choices": [], "usage": USAGE})
+DONE = event("[DONE]")
+NO_USAGE = {name: value for name, value in ANSWER.items() if name != "usage"}
+TOOL = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {}}]}
+
+DEEDS: dict[str, Deed] = {
+    "plain": plain(ANSWER),
+    "in pieces": plain(ANSWER, cut=7),
+    "without usage": plain(NO_USAGE),
+    "two choices": plain(ANSWER | {"choices": [*ANSWER["choices"], *ANSWER["choices"]]}),
+    "tool call": plain(ANSWER | {"choices": [{"index": 0, "message": TOOL}]}),
+    "not json": plain(b"{nonsense"),
+    "no answer": plain({"choices": [], "usage": USAGE}),
+    "odd usage": plain(ANSWER | {"usage": {"prompt_tokens": 9.5}}),
+    "refuses": plain({"error": {"message": "too long"}}, status=400),
+    "busy": plain({"error": {"message": "busy"}}, status=429, headers=b"retry-after: 0\r\n"),
+    "broken": plain({"error": {"message": "broken"}}, status=500),
+    "last": plain(ANSWER, headers=b"connection: close\r\n"),
+    "hangs up": pieces(b"", closes=True),
+    "half a head": pieces(b"HTTP/1.1 200 OK\r\ncontent-", closes=True),
+    "half a body": pieces(b'HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{"choices"', closes=True),
+    "two lengths": pieces(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}x", closes=True),
+    "not http": pieces(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", closes=True),
+    "chunked": pieces(
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"".join(b"%x;x=1\r\n%b\r\n" % (1, bytes([c])) for c in json.dumps(ANSWER).encode())
+        + b"0\r\nx-t: 1\r\n\r\n"
+    ),
+    "stream": stream(word("one "), word("two"), FINISH, TOLD, DONE),
+    "stream in pieces": stream(word("one "), word("zwö", x='"usage"'), word(None), FINISH, TOLD, DONE, cut=11),
+    "stream in one": stream(word("one ") + word("two") + FINISH + TOLD + DONE),
+    "stream with crlf": stream(*(one.replace(b"\n", b"\r\n") for one in (word("one"), FINISH, TOLD, DONE))),
+    "stream counts on": stream(word("a", usage=USAGE), word("b", usage=None), FINISH, TOLD, DONE),
+    "stream with comment": stream(b": hello\n\n", word("one"), FINISH, TOLD, DONE),
+    "stream without usage": stream(word("one "), word("two"), FINISH, DONE),
+    "stream of calls": stream(event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]}), TOLD, DONE),
+    "stream cut": stream(word("one "), word("two"), end=b""),
+    "stream cut early": stream(end=b""),
+    "stream ends early": stream(word("one ")),
+    "stream fails": stream(word("one "), event({"error": {"message": "out of memory"}}), end=b"", cut=40),
+    "stream odd": stream(word("one "), event('{"usage": nonsense}'), end=b"", cut=40),
+    "stream of nothing": stream(DONE),
+}
+ENDPOINT = {"attempts": 2, "backoff": 0.0, "breaker_failures": 10**6}
+STREAMS = [name for name in DEEDS if name.startswith("stream")]
+BODIES: dict[str, dict[str, Any] | bytes] = {
+    "parameters": {"temperature": 0.5, "top_p": 1, "max_tokens": 7, "seed": -3},
+    "exponent": b'{"messages":[{"role":"user","content":"hi"}],"temperature":1e-1}',
+    "newer limit": {"max_completion_tokens": 5},
+    "named": {"model": "m@champion"},
+    "misnamed": {"model": "other"},
+    "unknown field": {"nonsense": 1},
+    "null": {"temperature": None},
+    "too hot": {"temperature": 3},
+    "no tokens": {"max_tokens": 0},
+    "somebody": {"user": "ann"},
+    "several choices": {"n": 2},
+    "format": {"response_format": {"type": "json_object"}},
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
+    "conversation": {
+        "messages": [
+            {"role": "system", "content": "Be \u201ebrief\u201c."},
+            {"role": "user", "content": "a\t\u00fc\ud83d\ude00"},
+            {"role": "assistant", "content": ""},
+        ]
+    },
+    "no messages": {"messages": []},
+    "odd role": {"messages": [{"role": "robot", "content": "hi"}]},
+    "twice": b'{"messages":[{"role":"user","content":"hi"}],"seed":1,"seed":2}',
+    "half a pair": b'{"messages":[{"role":"user","content":"\\ud83d"}]}',
+    "bad utf-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
+    "spaces": b' {\n "messages" : [ { "role" : "user" , "content" : "hi" } ] , "stream" : false } ',
+    "not json": b'{"messages":[{"role":"user","content":"hi"}]',
+    "empty": b"",
+    "options alone": {"stream_options": {"include_usage": True}},
+}
+
+
+class Pair:
+    """Two gateways on one engine, with the fast path and without, each with a key and everything on."""
+
+    def __init__(self, folder: Path, switches: tuple[str, ...] = ("on", "off")) -> None:
+        self.engine, self.dialled = Engine(dict(DEEDS)), list[Client]()
+        self.places = [self._place(folder / f"{number}", to) for number, to in enumerate(switches)]
+
+    def _place(self, folder: Path, switch: str) -> Place:
+        folder.mkdir()
+        place = Place(folder)
+        price = {"input": 100, "cached_input": 10, "cache_write": 120, "output": 400}
+        template = {"messages": [{"role": "system", "content": "Be kind."}], "params": {"temperature": 0, "seed": 1}}
+        champion = {"model": "m", "version": 1, "address": self.engine.address, "template": template, "price": price}
+        champion["name"] = "far"  # a provider's: nobody starts it again, so nobody waits for that
+        place.route(
+            champion, champion | {"version": 2}, 50, endpoint={"attempts": 2, "backoff": 0.0, "breaker_failures": 10**6}
+        )
+        key = {
+            "id": f"key-{SECRET[3:15]}",
+            "slot": 0,
+            "scopes": ["predict", "metrics"],
+            "sha256": [hashlib.sha256(SECRET.encode()).hexdigest()],
+            "until_ms": [None],
+            "requests": {"count": 10**6, "seconds": 60},
+            "tokens": {"count": 10**9, "seconds": 60},
+            "budgets": [{"nano_usd": 10**15, "per": per} for per in ("hour", "day", "month")],
+        }
+        (folder / "keys.json").write_text(json.dumps({"keys": [key]}))
+        where = ["--keys", str(folder / "keys.json"), "--ledger", str(folder / "ledger")]
+        place.gateway(*where, "--metrics", str(folder / "metrics"), TRIMTAB_FAST_PATH=switch)
+        return place
+
+    def clients(self) -> list[Client]:
+        """One connection to each, warm: its head is known, and the first of them is lent."""
+        clients = [Client(place.url, f"authorization: Bearer {SECRET}\r\n") for place in self.places]
+        self.dialled += clients
+        for client in clients:
+            assert [client.asks(asking("plain"))[0] for _ in range(2)] == [200, 200]
+        return clients
+
+    def hang_up(self) -> None:
+        while self.dialled:
+            self.dialled.pop().close()
+
+    def stop(self) -> None:
+        self.hang_up()
+        for place in self.places:
+            place.stop()
+        self.engine.stop()
+
+
+@pytest.fixture(autouse=True)
+def hung_up(pair: Pair) -> Iterator[None]:
+    """No connection outlives its test."""
+    yield
+    pair.hang_up()
+
+
+def asking(deed: str, **more: Any) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": deed}], **more}).encode()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    found = Pair(tmp_path_factory.mktemp("pair"))
+    yield found
+    found.stop()
+
+
+def metrics(place: Place) -> dict[str, float]:
+    said = httpx.get(f"{place.url}/metrics", headers={"authorization": f"Bearer {SECRET}"}).text
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in said.splitlines() if line[0] != "#")}
+
+
+def on_the_fast_path(place: Place) -> float:
+    return metrics(place).get("trimtab_fast_path_requests_total", 0)
+
+
+def told(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, str], bytes]:
+    """An answer without its id, its times and what they led to."""
+    status, headers, body = answer
+    varying = ["x-request-id", "date", "x-trimtab-overhead-ms", "server-timing"]
+    varying += ["content-length"] if b'"ms"' in body else []  # a time may have more digits than the other
+    kept = {name: value for name, value in headers.items() if name not in varying}
+    kept |= {name: re.sub(r"\d+", "N", kept[name]) for name in kept if name.startswith("x-ratelimit-re")}
+    return status, kept | dict.fromkeys(varying, "") if headers else kept, re.sub(rb'"ms": ?\d+', b'"ms":0', body)
+
+
+def row(place: Place, answer: tuple[int, dict[str, str], bytes]) -> dict[str, Any] | None:
+    """The row of an answer, without its id and its times."""
+    request_id = answer[1].get("x-request-id", "")
+    found: Closed | None = place.closed().get(request_id)
+    if found is None:
+        return None
+    fields = msgspec.structs.asdict(found)
+    fields["response"] = re.sub(rb'"ms": ?\d+', b'"ms":0', found.response)
+    fields["attempts"] = [(one.upstream, one.status, one.reason) for one in found.attempts]
+    return fields | {"request_id": "", "at_ms": 0, "duration_ms": 0, "ttfb_ms": found.ttfb_ms is None}
+
+
+def same(pair: Pair, *bodies: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """Ask both, on warm connections; what they say and record is the same. Returns what the first one said."""
+    clients = pair.clients()
+    answers = [[client.asks(body) for body in bodies] for client in clients]
+    heard = len(pair.engine.heard)
+    assert [told(one) for one in answers[0]] == [told(one) for one in answers[1]]
+    rows = [[row(place, one) for one in said] for place, said in zip(pair.places, answers, strict=True)]
+    assert rows[0] == rows[1]
+    assert heard
+    return answers[0]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_whatever_the_engine_does_both_say_and_record_the_same(pair: Pair, deed: str) -> None:
+    streams = [True] if deed in STREAMS else [False, True] if deed in ("refuses", "hangs up", "busy") else [False]
+    for stream_it in streams:
+        more = {"stream": True} if stream_it else {}
+        same(pair, asking(deed, **more), asking("plain"))
+    if deed in STREAMS:
+        same(pair, asking(deed, stream=True, stream_options={"include_usage": True}), asking("plain"))
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_whatever_a_client_asks_both_say_record_and_pass_on_the_same(pair: Pair, name: str) -> None:
+    body = BODIES[name]
+    same(pair, body if isinstance(body, bytes) else json.dumps(json.loads(asking("plain")) | body).encode())
+    passed = [json.loads(one) for one in pair.engine.heard[-6:]]
+    if len(passed) == 6:  # two warm ones of each, and this one
+        assert passed[2] == passed[5] or passed[-1] == passed[-2] or name in ("misnamed",)
+
+
+def test_most_plain_requests_are_answered_there_and_all_books_agree(pair: Pair) -> None:
+    before = [metrics(place) for place in pair.places]
+    clients = pair.clients()
+    for client in clients:
+        client.headers += "x-one: 1\r\n"  # a head that has not asked for anything else yet
+        for number in range(50):
+            streams = {"stream": True} if number % 5 == 0 else {}
+            assert client.asks(asking("stream" if streams else "plain", max_tokens=20 + number, **streams))[0] == 200
+    gone = [
+        {name: value - before[i].get(name, 0) for name, value in metrics(place).items()}
+        for i, place in enumerate(pair.places)
+    ]
+    assert gone[0]["trimtab_fast_path_requests_total"] >= 49  # all but the first one with this head
+    assert "trimtab_fast_path_requests_total" not in gone[1]
+    counted = [
+        {
+            name: value
+            for name, value in one.items()
+            if re.search(r"_requests_total|_tokens_total|attempts|_count", name)
+        }
+        for one in gone
+    ]
+    del counted[0]["trimtab_fast_path_requests_total"]
+    assert counted[0] == counted[1]
+
+
+def test_what_keys_have_used_is_the_same(pair: Pair) -> None:
+    time.sleep(0)
+    spent = [bytes((place.folder / "ledger").read_bytes()[: 16 * 8]) for place in pair.places]
+    words = [memoryview(one).cast("q") for one in spent]
+    for place in (5, 7, 9):  # what was spent in this hour, day and month
+        assert words[0][place] == words[1][place] > 0
+
+
+def test_pipelined_requests_are_answered_in_order(pair: Pair) -> None:
+    said = []
+    for client in pair.clients():
+        bodies = [asking(deed, seed=number) for number, deed in enumerate(["plain", "in pieces", "refuses", "plain"])]
+        client.socket.sendall(b"".join(map(client.request, bodies)))
+        said.append([told(client.answer()) for _ in bodies])
+    assert said[0] == said[1]
+
+
+def test_a_request_that_comes_in_pieces_is_one_request(pair: Pair) -> None:
+    for client in pair.clients():
+        whole = client.request(asking("plain", seed=5))
+        for at in range(0, len(whole), 50):
+            client.socket.sendall(whole[at : at + 50])
+            time.sleep(0.002)
+        assert client.answer()[0] == 200
+        assert client.asks(asking("plain"))[0] == 200
+
+
+def test_another_head_on_the_same_connection_is_read_anew(pair: Pair) -> None:
+    said = []
+    for client in pair.clients():
+        client.headers = "authorization: Bearer tt-nobody\r\n"
+        refused = told(client.asks(asking("plain")))
+        client.headers = f"authorization: Bearer {SECRET}\r\nx-trimtab-deadline-ms: 5000\r\n"
+        said.append([refused, *(told(client.asks(asking("plain"))) for _ in range(3))])
+    assert said[0] == said[1]
+    assert [status for status, *_ in said[0]] == [401, 200, 200, 200]
+
+
+def test_who_hangs_up_is_on_record_with_what_was_heard(pair: Pair) -> None:
+    ends = []
+    for place, client in zip(pair.places, pair.clients(), strict=True):
+        before = set(place.closed())
+        pair.engine.deeds["slow stream"] = stream(*[word("x")] * 40, DONE, cut=60)
+        client.send(asking("slow stream", stream=True))
+        client._until(b"x")
+        client.close()
+        (new,) = until(lambda place=place, before=before: set(place.closed()) - before)
+        ended = place.closed()[new]
+        assert set(ended.output_text or "") == {"x"}
+        assert len(ended.output_text) == ended.output_tokens
+        ends.append((ended.status_code, ended.outcome))
+    assert ends[0] == ends[1] == (499, "cancelled")
+
+
+def test_an_engine_that_says_nothing_in_time_is_given_up_with_the_same_words(pair: Pair) -> None:
+    said = []
+    pair.engine.deeds["silence"] = lambda connection: not time.sleep(3)
+    for client in pair.clients():
+        client.headers += "x-trimtab-deadline-ms: 300\r\n"
+        assert [client.asks(asking("plain"))[0] for _ in range(3)] == [200] * 3
+        said.append([told(client.asks(asking("silence"))), told(client.asks(asking("plain")))])
+    assert said[0] == said[1]
+    assert said[0][0][0] == 504
+
+
+def test_a_version_that_is_routed_anew_answers_at_once_and_old_answers_are_finished(pair: Pair, tmp_path: Path) -> None:
+    place = pair.places[0]
+    routed = json.loads((place.folder / "routes.json").read_text())
+    pair.engine.deeds["slow"] = stream(*[word("x")] * 20, TOLD, DONE, cut=400)
+    running, other = pair.clients()[0], pair.clients()[0]
+    running.send(asking("slow", stream=True))
+    running._until(b"x")
+    place.route(routed["champion"] | {"version": 7})
+    seen = until(lambda: (found := other.asks(asking("plain"))[1]["x-trimtab-version"]) == "m/7" and found)
+    assert seen == "m/7"
+    assert {other.asks(asking("plain"))[1]["x-trimtab-version"] for _ in range(5)} == {"m/7"}
+    rest = running._until(b"0\r\n\r\n")
+    assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert running.asks(asking("plain"))[1]["x-trimtab-version"] == "m/7"
+    place.route(routed["champion"], routed["canary"], 50, endpoint=routed["endpoint"])
+    until(lambda: other.asks(asking("plain"))[1]["x-trimtab-version"] != "m/7")
+
+
+@pytest.mark.parametrize("room", [0, 60, 400])
+def test_nothing_is_answered_there_that_the_journal_does_not_take(pair: Pair, room: int) -> None:
+    """A file-size limit stands in for the full disk: there is room for nothing, half of *opened*, half of *closed*."""
+    said = []
+    for place, client in zip(pair.places, pair.clients(), strict=True):
+        pid = place.children[0].process.pid
+        hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+        full = max(path.stat().st_size for path in journal.segments(place.journal))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (full + room, hard))
+        refused = client.asks(asking("plain", seed=room))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        good = client.asks(asking("plain"))
+        said.append([told(refused), told(good)])
+        assert place.opened().keys() == place.closed().keys()
+        if refused[1]["x-request-id"] in place.closed():
+            assert place.closed()[refused[1]["x-request-id"]].outcome == "error"
+    assert said[0] == said[1]
+    assert [status for status, *_ in said[0]] == [503, 200]
+
+
+def test_kill_9_leaves_a_row_for_every_answer_and_every_question(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, ("on",))
+    place, clients = pair.places[0], [pair.clients()[0] for _ in range(4)]
+    answered: list[str] = []
+
+    def ask(client: Client) -> None:
+        while (one := client.asks(asking("plain")))[0]:
+            answered.append(one[1]["x-request-id"])
+
+    threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(answered) > 200)
+    place.children[0].process.kill()
+    place.children[0].process.wait()
+    for thread in threads:
+        thread.join()
+    assert set(answered) <= place.closed().keys()
+    journal.recover(place.journal)
+    assert place.opened().keys() == place.closed().keys()
+    pair.stop()
+
+
+def test_a_gateway_that_is_told_to_stop_finishes_what_is_in_progress(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.engine.deeds["slow"] = stream(*[word("x")] * 30, TOLD, DONE, cut=100)
+    running, idle = pair.clients()[0], pair.clients()[0]
+    running.send(asking("slow", stream=True))
+    running._until(b"x")
+    place = pair.places[0]
+    place.children[0].process.terminate()
+    assert running._until(b"0\r\n\r\n").endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert idle.answer()[2] == b"<closed>"
+    assert place.children[0].process.wait(20) == 0
+    assert {one.outcome for one in place.closed().values()} == {"ok"}
+    assert place.closed().keys() == place.opened().keys()
+    pair.stop()
