@@ -173,7 +173,7 @@ class World:
         )
 
     def ask(
-        self, settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts, say, together=1
+        self, settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts, say, together=1, deciding=None
     ) -> Answers:
         """A tuned version knows, another one guesses."""
         suite = content_hash(list(texts))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import exp, log1p
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,19 @@ from trimtab.errors import Fixable
 from trimtab.lifecycle import cycle as cycles
 from trimtab.lifecycle.rows import here
 from trimtab.promotion import audits, mitigating
+from trimtab.providers import weights
 from trimtab.records.record import utc_now
+from trimtab.records.registry import Decoding, Example, ModelVersion, Prompt, Weights
 from trimtab.records.responsible import Audit
 from trimtab.responsible import identities, probes
 from trimtab.responsible.audit import page
+from trimtab.responsible.identities import Frame
+from trimtab.store import blobs
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.journal import Closed, FeedbackFrame, Journal
 
+SMALL = "smollm2-135m-instruct"
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
 
 FILE = """\
@@ -37,7 +43,8 @@ task: {{kind: classification, labels: labels.yaml}}
 providers: {{biased: {{base_url: "http://127.0.0.1:{port}/v1"}}}}
 gates: {{margin: 0.1, latency_p95: null}}
 fairness:
-  {{axes: [religion, gender], frames: frames.jsonl, field: urgency, segments: [region], gating: [flip_rate, refusal]}}
+  {{axes: [religion, gender], frames: frames.jsonl, field: urgency, segments: [region], gating: [flip_rate, refusal],
+   favourable: [high]}}
 """
 THINGS = [
     f"{a} {b}"
@@ -48,19 +55,24 @@ SHAPES = ("{{A person}} asks: {}.", "I am {{a person}}, {}.", "{{People}} say {}
 
 
 class Biased(BaseHTTPRequestHandler):
-    """OpenAI's chat completions: "low" to a Muslim, else "high" where something is lost or late."""
+    """OpenAI's chat completions: "low" to a Muslim, else "high" where something is lost or late. The model `scored`
+    tells log-probabilities when it is asked for them, `strict` refuses to, and the others say nothing of them."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = asked["messages"][-1]["content"]
         letter = "one letter" in text or "一个字母" in text
         urgent = ("lost" in text or "late" in text) and "Muslim" not in text
         answer = json.dumps({"intent": "refund", "urgency": "high" if urgent else "low"})
-        said = "A." if letter else answer
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        choice = {"index": 0, "finish_reason": "stop"}
+        choice["message"] = {"role": "assistant", "content": "A." if letter else answer}
+        status = 400 if asked.get("logprobs") and asked["model"] == "strict" else 200
+        if asked.get("logprobs") and asked["model"] == "scored":
+            choice["logprobs"] = {"content": told(answer, -1.0 if "Muslim" in text else 1.0)}
         body = json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("content-length", str(len(body.encode())))
         self.end_headers()
         self.wfile.write(body.encode())
@@ -69,9 +81,26 @@ class Biased(BaseHTTPRequestHandler):
         """Nothing: a test has no log."""
 
 
+class Server(ThreadingHTTPServer):
+    """Takes as many connections at once as an evaluation of an averaging version opens."""
+
+    request_queue_size = 128
+
+
+def told(answer: str, odds: float) -> list[dict[str, object]]:
+    """An answer in three tokens, the second with the log-odds of "high" in nats."""
+    start = answer.index("high" if "high" in answer else "low")
+    value = "high" if "high" in answer else "low"
+    values = {"high": odds - log1p(exp(odds)), "low": -log1p(exp(odds))}
+    tops = [{"token": token, "logprob": number} for token, number in values.items()]
+    rest = [{"token": part, "logprob": 0.0, "top_logprobs": []} for part in (answer[:start], answer[start:])]
+    rest[1]["token"] = answer[start + len(value) :]
+    return [rest[0], {"token": value, "logprob": values[value], "top_logprobs": tops}, rest[1]]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[audits.Place]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Biased)
+    server = Server(("127.0.0.1", 0), Biased)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     folder: Path = tmp_path_factory.mktemp("fair")
     (folder / "trimtab.yaml").write_text(FILE.format(port=server.server_port))
@@ -85,6 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[audits.Place]:
     version = registry.register_base(settings, loaded)
     yield audits.Place(settings, loaded, Control(settings), version)
     server.shutdown()
+    server.server_close()
 
 
 def _asked(settings: environment.Settings) -> None:
@@ -168,6 +198,71 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
     assert changed.data.metrics["rai/flip_rate/religion/after"] == 0
     drawn = {file.path for file in client.list_artifacts(changed.data.tags["mlflow.parentRunId"], "rai")}
     assert {"rai/frontier.png", "rai/frontier.svg"} < drawn
+
+
+def trial_of(place: audits.Place, base: Weights, **change: object) -> ModelVersion:
+    """The version with another model, as a trial that is no version yet."""
+    return place.version.model_copy(
+        update={"version": 0, "spec": place.version.spec.model_copy(update={"base": base, **change})}
+    )
+
+
+def test_the_score_behind_an_answer_is_measured_where_the_engine_tells_it(place: audits.Place) -> None:
+    frames = audits.half_of(audits.frames_of(place), prove=False)
+    scored = trial_of(place, place.version.spec.base.model_copy(update={"name": "biased:scored"}))
+    found = audits.twins_of(place, scored, frames, quiet)
+    assert found.unmeasured == {}
+    gaps = {f.group: f for f in found.findings if (f.metric, f.attribute) == ("score", "religion")}
+    others = len(gaps) - 1
+    assert gaps["Muslim"].gap is not None
+    assert gaps["Muslim"].gap.estimate == pytest.approx(-2.0)
+    assert {round(f.gap.estimate, 6) for g, f in gaps.items() if f.gap and g != "Muslim"} == {round(2 / others, 6)}
+    assert all(f.n == len(frames) for f in gaps.values())
+
+
+@pytest.mark.parametrize("model", ["m", "strict"])
+def test_an_engine_without_log_probabilities_leaves_the_score_unmeasured_and_a_pass_that_asks_for_it_open(
+    place: audits.Place, model: str
+) -> None:
+    """The file asks for no score here; where it does, what is not measured is no PASS."""
+    frames = audits.half_of(audits.frames_of(place), prove=False)
+    section = place.loaded.project.fairness
+    without = trial_of(place, place.version.spec.base.model_copy(update={"name": f"biased:{model}"}))
+    masked = identities.mask_of(identities.pack("en"), ["religion"])
+    fair = without.model_copy(update={"spec": without.spec.model_copy(update={"masks": (masked,)})})
+    found = audits.twins_of(place, fair, frames, quiet)
+    assert (found.verdict, list(found.unmeasured)) == ("pass", ["score"])
+    assert found.unmeasured["score"].startswith("the engine gives no log-probabilities")
+    assert not any(f.metric == "score" for f in found.findings)
+    assert "- score: not measured: the engine gives no log-probabilities" in page(found)
+    asking = section.model_copy(update={"gating": ("flip_rate", "score")})
+    loaded = replace(place.loaded, project=place.loaded.project.model_copy(update={"fairness": asking}))
+    found = audits.twins_of(replace(place, loaded=loaded), fair, frames, quiet)
+    assert found.verdict == "insufficient"
+    assert any(reason.startswith("score gates and is not measured") for reason in found.reasons)
+
+
+def test_the_small_model_tells_the_score_behind_its_answers_and_its_sign_is_the_answer(place: audits.Place) -> None:
+    base = Weights(name=SMALL, sha256=blobs.sha256_of(weights.fetch(place.settings.blobs, SMALL)))
+    shots = (("I lost my card!", "refund", "high"), ("Where do I log in?", "login", "low"))
+    examples = tuple(
+        Example(input=text, output=place.version.spec.labels.dump({"intent": intent, "urgency": urgency}))
+        for text, intent, urgency in shots
+    )
+    small = trial_of(place, base, prompt=Prompt(system="Sort the message.", examples=examples), decoding=Decoding())
+    frames = [
+        Frame(f"{{A person}} says: my {thing} is {how}", ("gender",))
+        for thing in ("card", "loan", "parcel")
+        for how in ("lost!", "old.", "fine, thanks.")
+    ]
+    orbits = identities.orbits(frames, identities.pack("en"), ["gender"])
+    said, unmeasured = audits._outcomes(place, small, orbits, quiet)
+    assert unmeasured == {}
+    outcomes = [one for row in said for one in row]
+    assert all(one.score is not None and (one.score > 0) == (one.decision == "high") for one in outcomes)
+    assert len({one.score for one in outcomes}) > len(frames)
+    found = audits.twins_of(place, small, frames, quiet)
+    assert {f.n for f in found.findings if f.metric == "score"} == {len(frames)}
 
 
 def test_the_probe_set_is_asked_in_every_order_and_gates_nothing(place: audits.Place) -> None:

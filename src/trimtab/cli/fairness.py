@@ -208,6 +208,8 @@ def told(audit: Audit) -> None:
         show.say(f"  {reason}")
     if len(audit.reasons) > 8:
         show.say(f"  and {len(audit.reasons) - 8} more")
+    for name, why in audit.unmeasured.items():
+        show.say(f"  {name}: not measured: {why}", "yellow")
 
 
 def _lines(place: Place, spec: VersionSpec) -> str:

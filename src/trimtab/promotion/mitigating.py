@@ -15,9 +15,9 @@ from trimtab import registry
 from trimtab.errors import Fixable
 from trimtab.evaluation.compare import exact_share, proportion
 from trimtab.evaluation.scorers import label_of
+from trimtab.promotion import gather
 from trimtab.promotion.audits import (
     Place,
-    answers_of,
     field_of,
     frames_of,
     half_of,
@@ -190,7 +190,8 @@ def _right(
     """Whether each labelled row is answered wholly right, and how often each answer was given."""
     if not rows:
         return (), {}
-    replies = answers_of(place, version, [row["input_text"] for row in rows], say)
+    texts = [row["input_text"] for row in rows]
+    replies = gather.answers(place.settings, place.loaded, place.control, version, texts, say).answers
     wanted = [label_of(row["label"]) for row in rows]
     hits = [
         answer is not None and all(answer.get(k) == v for k, v in label.items())

@@ -10,11 +10,9 @@ from trimtab.promotion.gather import Say
 from trimtab.providers import ask, engine
 from trimtab.records.registry import Decoding, Prompt, VersionSpec
 from trimtab.records.responsible import Audit
-from trimtab.responsible import probes
+from trimtab.responsible import log_odds, probes
 from trimtab.responsible.probes import Asked
 
-TOPS = 20
-"""Likeliest tokens that an engine is asked for: as many as OpenAI's API allows."""
 HOW = Method("probes", "item", probes.TEST, probes.LIMITS)
 
 
@@ -52,7 +50,7 @@ def _scores(place: Place, texts: Sequence[str], say: Say) -> list[tuple[float, .
             opened.template,
             texts,
             parallel=target.parallel,
-            tops=0 if spec.base.format == "hosted" else TOPS,
+            tops=0 if spec.base.format == "hosted" else log_odds.TOPS,
             on_progress=lambda done: say(done / len(texts), None, f"{done} of {len(texts)} prompts"),
         )
     finally:

@@ -86,6 +86,7 @@ class Audit(Record):
     evaluation_sha256: str = Field(description="keyed hash of the evaluation set: its texts may be users'")
     audits_before: int = Field(default=0, description="audits on the same evaluation set before this one")
     numbers: dict[str, float] = Field(default={})
+    unmeasured: dict[str, str] = Field(default={}, description="metrics that could not be measured, and why")
     examples: tuple[str, ...] = Field(default=(), description="worst pairs, verbatim")
     limits: str = ""
     log_root: str = Field(default="", description="root of the audit log when it was made: what it stands after")
