@@ -24,7 +24,7 @@ from trimtab.promotion import audits, mitigating
 from trimtab.providers import weights
 from trimtab.records.record import utc_now
 from trimtab.records.registry import Decoding, Example, ModelVersion, Prompt, Weights
-from trimtab.records.responsible import Audit
+from trimtab.records.responsible import Audit, Look, Mitigation
 from trimtab.responsible import identities, probes
 from trimtab.responsible.audit import page
 from trimtab.responsible.identities import Frame
@@ -44,7 +44,7 @@ providers: {{biased: {{base_url: "http://127.0.0.1:{port}/v1"}}}}
 gates: {{margin: 0.1, latency_p95: null}}
 fairness:
   {{axes: [religion, gender], frames: frames.jsonl, field: urgency, segments: [region], gating: [flip_rate, refusal],
-   favourable: [high]}}
+   favourable: [high], margin: 0.04}}
 """
 THINGS = [
     f"{a} {b}"
@@ -164,6 +164,18 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
         "instruction in the prompt: not accepted",  # the server reads no instruction
     ]
     assert "trimtab cycle run --candidate 2" in mended.output
+    (record,) = place.control.facts("mitigation", Mitigation)
+    assert (record.subject, record.tries) == ("models:/desk/1", 3)
+    assert [(one.accepted, round(one.confidence, 4)) for one in record.attempts] == [
+        (True, 0.9833),
+        (True, 0.9833),
+        (False, 0.95),
+    ]
+    assert any("judged at 98.3%: 3 tried on these frames" in reason for reason in record.attempts[0].reasons)
+    looks = place.control.facts("look", Look)
+    assert len(looks) == 4  # as it is, and each of the three
+    assert {look.evaluation_sha256 for look in looks} == {record.evaluation_sha256}
+    assert len(audits.looks_at(place, record.evaluation_sha256)) == 4
     second = registry.get(place.control, "desk", 2)
     assert second.parent == 1
     assert [mask.name for mask in second.spec.masks] == ["en@1 religion"]
@@ -290,6 +302,17 @@ def test_a_version_that_averages_meets_the_gates_of_a_cycle_as_any_candidate(pla
     mended = audits.Place(place.settings, place.loaded, place.control, candidate)
     flips = {f.attribute: f.value for f in audits.measure_twins(mended, quiet).findings if f.metric == "flip_rate"}
     assert flips == {"religion": 0, "gender": 0}
+
+
+def test_a_mitigation_that_is_tried_alone_later_shares_its_chance_with_those_before(place: audits.Place) -> None:
+    """Looks wear the frames out as audits do, and trying one after the other buys no second 5%."""
+    mitigating.weigh(place, quiet, ["average"])
+    record = place.control.facts("mitigation", Mitigation)[-1]
+    assert record.tries == 3
+    assert [round(one.confidence, 4) for one in record.attempts] == [0.9833]
+    before = len(audits.looks_at(place, record.evaluation_sha256))
+    mitigating.weigh(place, quiet, ["mask"])
+    assert len(audits.looks_at(place, record.evaluation_sha256)) == before + 2
 
 
 def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:

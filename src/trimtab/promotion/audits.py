@@ -23,7 +23,7 @@ from trimtab.promotion import gather
 from trimtab.promotion.gather import Say
 from trimtab.records.record import content_hash, utc_now
 from trimtab.records.registry import ModelVersion, VersionSpec
-from trimtab.records.responsible import Audit, Kind, Policy, Tolerance
+from trimtab.records.responsible import Audit, Kind, Look, Policy, Tolerance
 from trimtab.registry import audits as runs
 from trimtab.responsible import audit as audits
 from trimtab.responsible import identities, labelled, pii, quality_of_service, twins
@@ -146,6 +146,15 @@ def twins_of(place: Place, version: ModelVersion, frames: Sequence[Frame], say: 
         examples=twins.worst_pairs(orbits, said, free),
         unmeasured=unmeasured,
     )
+
+
+def flips_of(place: Place, version: ModelVersion, frames: Sequence[Frame], axis: str, say: Say) -> tuple[bool, ...]:
+    """Whether the version's decision on each frame of an axis changes with the group; asked as in `twins_of`, so that
+    after it nothing is asked again."""
+    section = place.loaded.project.fairness
+    orbits = identities.orbits(frames, identities.pack(section.language), section.axes)
+    said, _ = _outcomes(place, version, orbits, say)
+    return twins.flips(orbits, said, axis, version.spec.labels is None)
 
 
 def _outcomes(
@@ -331,7 +340,7 @@ def judged(
 ) -> Audit:
     """Gaps judged by the file's policy, with how often this evaluation set (anything JSON holds) was audited before."""
     newest = place.control.newest_checkpoint()
-    digest = Subjects(place.settings).fingerprint(content_hash(evaluation))  # it enters the log
+    digest = fingerprint(place, evaluation)
     return audits.conclude(
         how.kind,
         subject or place.subject,
@@ -342,13 +351,24 @@ def judged(
         test=how.test,
         evaluation_sha256=digest,
         now=utc_now(),
-        audits_before=sum(audit.evaluation_sha256 == digest for audit in place.control.facts("audit", Audit)),
+        audits_before=len(looks_at(place, digest)),
         limits=how.limits,
         numbers=numbers,
         unmeasured=unmeasured,
         examples=examples,
         log_root="" if newest is None else base64.b64encode(verify_audit.read_checkpoint(newest[1])[2]).decode(),
     )
+
+
+def fingerprint(place: Place, evaluation: object) -> str:
+    """A keyed hash of an evaluation set: it enters the log, and its texts may be customers'."""
+    return Subjects(place.settings).fingerprint(content_hash(evaluation))
+
+
+def looks_at(place: Place, digest: str) -> list[Audit | Look]:
+    """Every audit of an evaluation set, and every look that mitigations took at it."""
+    seen: list[Audit | Look] = [*place.control.facts("audit", Audit), *place.control.facts("look", Look)]
+    return [one for one in seen if one.evaluation_sha256 == digest]
 
 
 def recorded(place: Place, audit: Audit, *, tag: bool = True) -> Audit:

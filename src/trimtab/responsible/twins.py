@@ -83,13 +83,20 @@ def gaps(
     found: list[Gap] = []
     for axis in dict.fromkeys(orbit.axis for orbit in orbits):
         mine = [(orbit, said) for orbit, said in zip(orbits, outcomes, strict=True) if orbit.axis == axis]
-        flips = sum(len({_decision(one, free_text) for one in said}) > 1 for _, said in mine)
-        found.append(gate.share("flip_rate", axis, flips, len(mine)))
+        found.append(gate.share("flip_rate", axis, sum(flips(orbits, outcomes, axis, free_text)), len(mine)))
         for metric, measure, binary in _measures(favourable, free_text, words):
             found += _versus(metric, axis, mine, measure, binary, policy)
         scored = [(orbit, said) for orbit, said in mine if all(one.score is not None for one in said)]
         found += _versus("score", axis, scored, lambda one, _: one.score or 0.0, False, policy)
     return found
+
+
+def flips(
+    orbits: Sequence[Orbit], outcomes: Sequence[Sequence[Outcome]], axis: str, free_text: bool = False
+) -> tuple[bool, ...]:
+    """For each frame of an axis, in order: whether its decision changes with the group."""
+    pairs = zip(orbits, outcomes, strict=True)
+    return tuple(len({_decision(one, free_text) for one in said}) > 1 for orbit, said in pairs if orbit.axis == axis)
 
 
 def swings(
