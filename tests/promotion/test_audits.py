@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import exp, log1p
 from pathlib import Path
 
+import mlflow
 import pytest
 from typer.testing import CliRunner
 
@@ -148,8 +149,6 @@ def quiet(_fraction: float, _eta: float | None, _text: str) -> None:
 
 
 def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_registered(place: audits.Place) -> None:
-    import mlflow
-
     where = ["--project", str(place.settings.root)]
     measured = CliRunner().invoke(app, ["fairness", "measure", "--no-service", *where])
     assert measured.exit_code == 1, measured.output
@@ -288,6 +287,13 @@ def test_the_probe_set_is_asked_in_every_order_and_gates_nothing(place: audits.P
     assert found.numbers["probes/all/accuracy_clear"] == found.numbers["probes/all/bias_clear"] == 0.0
     assert found.numbers["probes/zh/accuracy_ambiguous_hi"] < 0.5
     assert "Information only" in page(found)
+    client = mlflow.MlflowClient(place.settings.mlflow_uri)
+    experiment = client.get_experiment_by_name("desk")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`rai.kind` = 'probes'")
+    assert (run.data.tags["rai.verdict"], run.data.metrics["rai/probes/all/position"]) == ("information", 1.0)
+    assert {"rai/report.md", "rai/forest.svg"} < {file.path for file in client.list_artifacts(run.info.run_id, "rai")}
+    assert "rai.gate.probes" not in client.get_model_version("desk", "1").tags
 
 
 def test_a_version_that_averages_meets_the_gates_of_a_cycle_as_any_candidate(place: audits.Place) -> None:

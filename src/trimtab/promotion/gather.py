@@ -187,7 +187,7 @@ def _ask(
     log = settings.logs / f"evaluate-{number}.log"
     opened = engine.start(settings, spec, log, target, loaded.project.providers)
     try:
-        unscored = _unscored(opened, texts) if deciding and texts else ""
+        unscored = without_log_probabilities(opened, texts) if deciding and texts else ""
         tops = log_odds.TOPS if deciding and not unscored else 0
         how = {"parallel": target.parallel, "together": together, "tops": tops}
         replies = ask.ask(opened.upstream, opened.template, texts, **how, on_progress=progress)
@@ -204,7 +204,7 @@ def _ask(
     )
 
 
-def _unscored(opened: engine.Engine, texts: Sequence[str]) -> str:
+def without_log_probabilities(opened: engine.Engine, texts: Sequence[str]) -> str:
     """Why an engine tells no log-probabilities, by the first question; empty: it tells them."""
     try:
         first = ask.ask(opened.upstream, opened.template, texts[:1], tops=log_odds.TOPS)
