@@ -25,7 +25,7 @@ from trimtab.promotion import audits, mitigating
 from trimtab.providers import weights
 from trimtab.records.record import utc_now
 from trimtab.records.registry import Decoding, Example, ModelVersion, Prompt, Weights
-from trimtab.records.responsible import Audit, Look, Mitigation
+from trimtab.records.responsible import Audit, Look, MitigationRun
 from trimtab.responsible import identities, probes
 from trimtab.responsible.audit import page
 from trimtab.responsible.identities import Frame
@@ -163,7 +163,7 @@ def test_a_planted_bias_is_measured_and_the_mask_that_mends_it_is_proved_and_reg
         "instruction in the prompt: not accepted",  # the server reads no instruction
     ]
     assert "trimtab cycle run --candidate 2" in mended.output
-    (record,) = place.control.facts("mitigation", Mitigation)
+    (record,) = place.control.facts("mitigation", MitigationRun)
     assert (record.subject, record.tries) == ("models:/desk/1", 3)
     assert [(one.accepted, round(one.confidence, 4)) for one in record.attempts] == [
         (True, 0.9833),
@@ -313,7 +313,7 @@ def test_a_version_that_averages_meets_the_gates_of_a_cycle_as_any_candidate(pla
 def test_a_mitigation_that_is_tried_alone_later_shares_its_chance_with_those_before(place: audits.Place) -> None:
     """Looks wear the frames out as audits do, and trying one after the other buys no second 5%."""
     mitigating.weigh(place, quiet, ["average"])
-    record = place.control.facts("mitigation", Mitigation)[-1]
+    record = place.control.facts("mitigation", MitigationRun)[-1]
     assert record.tries == 3
     assert [round(one.confidence, 4) for one in record.attempts] == [0.9833]
     before = len(audits.looks_at(place, record.evaluation_sha256))

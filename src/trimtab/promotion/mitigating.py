@@ -32,7 +32,7 @@ from trimtab.promotion.gather import Say
 from trimtab.records.promotion import GateVerdict
 from trimtab.records.record import utc_now
 from trimtab.records.registry import ModelVersion, VersionSpec
-from trimtab.records.responsible import Attempt, Audit, Look, Mitigation
+from trimtab.records.responsible import Attempt, Audit, Look, MitigationRun
 from trimtab.registry import audits as runs
 from trimtab.responsible import identities, mitigation, plots
 from trimtab.responsible.identities import Frame
@@ -208,7 +208,7 @@ def _judged(
         Tried(one.method, one.name, one.spec, one.audit, said) for one, said in zip(asked, accepted, strict=True)
     )
     at = utc_now()
-    record = Mitigation(
+    record = MitigationRun(
         subject=place.subject,
         evaluation_sha256=before.evaluation_sha256,
         policy_sha256=before.policy_sha256,

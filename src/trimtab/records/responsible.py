@@ -117,7 +117,7 @@ class Attempt(Record):
     reasons: tuple[str, ...]
 
 
-class Mitigation(Record):
+class MitigationRun(Record):
     """Mitigations tried on one version on one set of frames."""
 
     subject: str
