@@ -5,6 +5,7 @@ Answers are facts keyed by version and suite, so a case is put to a version once
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -205,11 +206,14 @@ def _ask(
 
 
 def without_log_probabilities(opened: engine.Engine, texts: Sequence[str]) -> str:
-    """Why an engine tells no log-probabilities, by the first question; empty: it tells them."""
+    """Why an engine tells no log-probabilities, by the first question; empty: it tells them. Raises EngineError when it
+    fails for another reason. What a provider says when it refuses is not repeated: it may quote the question."""
     try:
         first = ask.ask(opened.upstream, opened.template, texts[:1], tops=log_odds.TOPS)
-    except EngineError as refusal:  # if it is no refusal, the questions themselves will fail as well
-        return f"the engine gives no log-probabilities: {refusal}"
+    except EngineError as refusal:
+        if not re.search(r" answered (400|404|422):", str(refusal)):
+            raise
+        return "the engine refuses to be asked for log-probabilities"
     told = any(len(likely) > 1 for _, likely in first[0].tokens)
     return "" if told else "the engine gives no log-probabilities"
 
