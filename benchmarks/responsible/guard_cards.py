@@ -1,10 +1,12 @@
 """Measure every guard and write its card: recall, false blocks, by identity term and variety of English, p50 and p99.
 
-Run: python benchmarks/responsible/guard_cards.py --data FOLDER [--attacks FILE …]
+Run: python benchmarks/responsible/guard_cards.py --data FOLDER [--attacks FILE …] [--only GUARD …] [--speeds]
 FOLDER holds presidio_pii, xstest, madlibs_identity, dialect_pairs and banking77, and davidson_hate for the recall of
 profanity (t-davidson/hate-speech-and-offensive-language, MIT: labeled_data.csv); names need the extra pii-names.
 FILE is a JSON list of attacks written by others (or a folder of YAML templates with a `value`), which no weight was
 learned from. Writes GUARD_CARDS.md beside this file and cards.json into the package, for `trimtab guards card`.
+--only: measure these guards alone, and leave the cards of the others, and every speed that is known, as they are.
+--speeds: measure nothing but speeds, on a machine that does nothing else; everything else in the cards stays.
 """
 
 from __future__ import annotations
@@ -55,11 +57,24 @@ Blocks = Callable[[str], bool]
 
 def main() -> None:
     """Measure, write, say where."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--attacks", type=Path, nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--speeds", action="store_true")
     args = parser.parse_args()
-    cards = measured(args.data, args.attacks)
+    kept: dict[str, dict[str, Any]] = json.loads(CARDS.read_text(encoding="utf-8"))["guards"]
+    texts = _texts(args.data)
+    defined = {name: params for name, params in _defined(texts).items() if not args.only or name in args.only}
+    if wrong := set(args.only) - set(defined):
+        parser.error(f"--only: no guard is called {', '.join(sorted(wrong))}")
+    if args.speeds:
+        new = {name: kept[name] | {"milliseconds_1kb": _speed_of(name, defined[name], texts)} for name in defined}
+    else:
+        new = {name: _card(name, params, texts, args.data, args.attacks) for name, params in defined.items()}
+    if args.only and not args.speeds:
+        new = {name: card | {"milliseconds_1kb": kept[name]["milliseconds_1kb"]} for name, card in new.items()}
+    cards = kept | new if args.only or args.speeds else new
     told = {"measured_on": platform.machine(), "python": platform.python_version(), "guards": cards}
     CARDS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (HERE / "GUARD_CARDS.md").write_text(_markdown(cards), encoding="utf-8")
@@ -86,19 +101,31 @@ def report(data: Path | None) -> None:
 def measured(data: Path, attacks: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """The card of every guard."""
     texts = _texts(data)
-    trained = topics.fit(texts["banking77 train"][::5], [], 0.05)
-    defined = {
+    return {name: _card(name, params, texts, data, attacks) for name, params in _defined(texts).items()}
+
+
+def _defined(texts: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """The guards that have a card, and how each is set."""
+    return {
         "pii": {"find": sorted(pii.PERSONAL)},
         "secrets": {},
         "injection (rules)": {"model": False},
         "injection": {},
         "profanity": {},
-        "topics": trained,
+        "topics": topics.fit(texts["banking77 train"][::5], [], 0.05),
         "length": {"max_chars": 4000},
         "format": {"schema": {"type": "object", "required": ["intent"]}},
         **({"names": {}} if people.reason() is None else {}),
     }
-    return {name: _card(name, params, texts, data, attacks) for name, params in defined.items()}
+
+
+def _checks(name: str, params: dict[str, Any]) -> list[guard_set.Check]:
+    guard = Guard(name, name.split(" ")[0], "both", "block", params=params)
+    return guard_set.checks(GuardSet([guard]), "output", "/", "champion")
+
+
+def _speed_of(name: str, params: dict[str, Any], texts: dict[str, list[str]]) -> dict[str, Any]:
+    return _speed(_checks(name, params)[0].look, texts)
 
 
 def _texts(data: Path) -> dict[str, list[str]]:
@@ -126,7 +153,7 @@ def _card(
     name: str, params: dict[str, Any], texts: dict[str, list[str]], data: Path, attacks: Sequence[Path]
 ) -> dict[str, Any]:
     kind = name.split(" ")[0]
-    checks = guard_set.checks(GuardSet([Guard(name, kind, "both", "block", params=params)]), "output", "/", "champion")
+    checks = _checks(name, params)
 
     def blocks(text: str) -> bool:
         said = json.dumps({"intent": text}) if kind == "format" else text  # what an answer says is no part of its form

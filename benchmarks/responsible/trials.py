@@ -13,7 +13,7 @@ from trimtab.evaluation.compare import exact_share
 from trimtab.records.monitor import Interval
 from trimtab.records.responsible import Finding, Policy, Tolerance
 from trimtab.responsible import gate, plots
-from trimtab.responsible.mitigation import Trial, accept
+from trimtab.responsible.mitigation import Trial, accept_all
 from trimtab.responsible.plots import Point
 
 OUT = Path(__file__).parent / "out"
@@ -32,8 +32,7 @@ class Method:
 
 def judge(decisions: np.ndarray) -> Finding:
     """The share of frames whose decision depends on the identity, judged."""
-    flips = int((decisions.any(axis=1) & ~decisions.all(axis=1)).sum())
-    return gate.judge([gate.share("flip_rate", "identity", flips, len(decisions))], POLICY)[1][0]
+    return gate.judge([gate.share("flip_rate", "identity", sum(_flips(decisions)), len(decisions))], POLICY)[1][0]
 
 
 def accuracy(decisions: np.ndarray, truth: np.ndarray) -> Interval:
@@ -51,28 +50,28 @@ def show(
     print(f"{title}\n  established on other frames: {found.verdict} (flip rate {found.value:.3f}, n = {found.n})")
     print(f"  {'method':<34} {'accuracy':<22} {'identity-dependent':<22} accepted")
     before, points = methods[0], list[Point]()
+    trials = [_trial(found, before, method, truth, names) for method in methods[1:]]
+    said = dict(zip((method.name for method in methods[1:]), accept_all(trials, MARGIN), strict=True))
     for method in methods:
         told, flips = accuracy(method.decisions, truth), judge(method.decisions)
         share = exact_share(round((flips.value or 0) * (flips.n or 0)), flips.n or 0)
         if share is None:
             continue
-        verdict, why = (True, "") if method is before else _accepted(found, before, method, truth, names)
-        points.append(Point(method.name, told, share, method is not before and verdict))
-        word = "" if method is before else "yes" if verdict else f"no: {why}"
+        verdict = said.get(method.name)
+        points.append(Point(method.name, told, share, verdict is not None and verdict.accepted))
+        word = "" if verdict is None else "yes" if verdict.accepted else f"no: {verdict.reasons[0]}"
         cells = [f"{v.estimate:.3f} [{v.low:.3f}, {v.high:.3f}]" for v in (told, share)]
         print(f"  {method.name:<34} {cells[0]:<22} {cells[1]:<22} {word}")
     for kind, data in plots.frontier(points, title).items():
         (OUT / f"{file}.{kind}").write_bytes(data)
 
 
-def _accepted(
-    found: Finding, before: Method, after: Method, truth: np.ndarray, names: Sequence[str]
-) -> tuple[bool, str]:
-    """By the rules of `mitigation.accept`, one row a frame (its first identity of the frame's own hash order)."""
+def _trial(found: Finding, before: Method, after: Method, truth: np.ndarray, names: Sequence[str]) -> Trial:
+    """A method against none, one row a frame (its first identity of the frame's own hash order)."""
     rows = np.arange(len(truth)) % before.decisions.shape[1]
     hits = [tuple((m.decisions == truth[:, None])[np.arange(len(truth)), rows].tolist()) for m in (before, after)]
     decided = after.decisions[np.arange(len(truth)), rows]
-    trial = Trial(
+    return Trial(
         name=after.name,
         established=found.verdict,
         seen=after.seen,
@@ -81,8 +80,10 @@ def _accepted(
         after=hits[1],
         groups=tuple((names[row],) for row in rows),
         decisions={"positive": int(decided.sum()), "negative": int((~decided).sum())},
-        gap_before=judge(before.decisions),
-        gap_after=judge(after.decisions),
+        flips_before=_flips(before.decisions),
+        flips_after=_flips(after.decisions),
     )
-    said = accept(trial, MARGIN)
-    return said.accepted, said.reasons[0]
+
+
+def _flips(decisions: np.ndarray) -> tuple[bool, ...]:
+    return tuple((decisions.any(axis=1) & ~decisions.all(axis=1)).tolist())

@@ -12,12 +12,13 @@ import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from trimtab import cli, errors, registry, settings
+from trimtab.cli import show
 from trimtab.project import Loaded
 from trimtab.records.gateway import EngineState
 from trimtab.records.lifecycle import CycleEnd, Progress
@@ -422,3 +423,19 @@ def test_an_edit_of_the_database_is_found(control: Control, folder: Path, run: R
     code, out, _ = run("audit", "verify")
     assert code == 4
     assert "differs from its audit entry 2" in out
+
+
+def test_long_work_says_so_in_a_log_now_and_then_and_quick_work_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Minutes of silence look like a command that hangs; a line for each answer would be a flood."""
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    with show.working("trying") as status:
+        for number in range(600):
+            status.update(f"mask: {number} of 600 answers")
+    lines = capsys.readouterr().err.splitlines()
+    assert 600 / show.EVERY_SECONDS / 2 < len(lines) <= 600 / show.EVERY_SECONDS
+    with show.working("looking") as status:
+        status.update("done at once")
+    assert capsys.readouterr().err == ""

@@ -173,7 +173,7 @@ class World:
         )
 
     def ask(
-        self, settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts, say, together=1
+        self, settings: Settings, loaded: Loaded, spec: VersionSpec, number: int, texts, say, together=1, deciding=None
     ) -> Answers:
         """A tuned version knows, another one guesses."""
         suite = content_hash(list(texts))
@@ -297,8 +297,7 @@ def test_a_given_candidate_meets_the_same_gates_and_nothing_is_trained(
         cycles.run_now(settings, loaded, "test", 9)
     guess = cycles.run_now(settings, loaded, "test", 3)
     assert guess.outcome == "held"  # as good as the champion, and no better evidence on so few rows
-    later = utc_now() + timedelta(seconds=2)  # a cycle is named by its second
-    end = cycles.run_cycle(settings, loaded, control, cycles.open_cycle(control, MODEL, "test", later, 2))
+    end = cycles.run_cycle(settings, loaded, control, cycles.open_cycle(control, MODEL, "test", utc_now(), 2))
     assert (end.outcome, end.version) == ("promoted", 2)
     assert control.alias(MODEL, "champion") == 2
     decision = control.get("decision", f"{end.cycle}/1", Decision)
@@ -307,6 +306,17 @@ def test_a_given_candidate_meets_the_same_gates_and_nothing_is_trained(
     assert world.trained == 0
     steps = [step.name for step in control.facts("step", Step, f"{end.cycle}/")]
     assert steps == ["curate", "compare", "fairness", "decide"]
+
+
+def test_cycles_that_open_in_one_second_share_no_fact(opened: tuple[Path, Loaded, Cycle]) -> None:
+    root, _, first = opened
+    settings = environment.load(root)
+    control = Control(settings)
+    cycles.give_up(settings, control, first, "not this one")
+    second = cycles.open_cycle(control, MODEL, "again", first.opened_at)
+    third = cycles.open_cycle(control, MODEL, "and again", first.opened_at)
+    assert [second.id, third.id] == [f"{first.id}-2", f"{first.id}-3"]
+    assert [cycle.id for cycle in cycles.unfinished(control, MODEL)] == [second.id, third.id]
 
 
 def _hashes(settings: Settings) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import plain_http
 from trimtab import processes, settings
 from trimtab.errors import Corrupt, Fixable
+from trimtab.gateway import asking
 from trimtab.providers import ask, engine, llama_cpp, weights
 from trimtab.records.gateway import Upstream
 from trimtab.records.project import LocalTarget
@@ -128,3 +129,8 @@ def test_texts_that_are_asked_together_are_answered_in_the_order_given(tmp_path:
     finally:
         child.stop()
     assert [reply.text for reply in replies] == texts
+
+
+def test_an_evaluation_asks_as_many_twins_at_once_as_the_gateway() -> None:
+    """Or the latency gate would judge another version than the one that callers wait for."""
+    assert ask.SIDE_BY_SIDE == asking.FAN_OUT

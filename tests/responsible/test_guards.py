@@ -173,6 +173,31 @@ def test_names_of_people_are_found_where_presidio_is() -> None:
     assert [text[found.start : found.end] for found in people.find(text)] == ["John Smith"]
 
 
+@pytest.mark.skipif(people.reason() is not None, reason=str(people.reason()))
+def test_words_for_groups_of_people_are_no_names_and_hide_none() -> None:
+    for said in ("hug lgbt", "I am a Sikh and I write from Leeds.", "respect heterosexual", "Ask a Dalit person."):
+        assert people.find(said) == [], said
+    for said, name in (
+        ("A Muslim colleague, Fatima Khan, called Mary Brown.", "Fatima Khan"),
+        ("The lgbtq club wrote to John Smith.", "John Smith"),
+        ("Please call Christian Miller back.", "Christian Miller"),
+    ):
+        assert name in [said[found.start : found.end] for found in people.find(said)]
+
+
+@given(st.lists(st.sampled_from(["lgbt", "Sikhs", "Ann", "Lee", "gay", "and", ",", "é"]), min_size=1, max_size=8))
+def test_a_neutral_text_knows_the_way_back(words: list[str]) -> None:
+    """A span of it that holds no neutral word is the same words in the original; of a neutral word nothing is left."""
+    text = " ".join(words)
+    read, back = people.neutral(text)
+    neutral = people.NEUTRAL
+    assert read == " ".join(neutral if word in ("lgbt", "Sikhs", "gay") else word for word in words)
+    for place, word in enumerate(read.split(" ")):
+        start = len(" ".join(read.split(" ")[:place])) + bool(place)
+        first, last = back(start, start + len(word))
+        assert text[first:last] == ("" if word == neutral else word)
+
+
 def test_an_action_may_differ_by_route_and_by_path_the_path_first() -> None:
     guards = _set(Guard("pii", "pii", "input", "redact", at={"canary": "flag", "/predict": "allow"}))
     assert [check.action for check in guard_set.checks(guards, "input", "/v1/responses", "champion")] == ["redact"]

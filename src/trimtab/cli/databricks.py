@@ -215,9 +215,10 @@ def _apply(prepared: Prepared) -> None:
     with show.working("applying…") as status:
 
         def tell(text: str) -> None:
-            status.update(text)
             if text.endswith("…"):
                 status.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                status.update(text)
 
         steps.apply(prepared, tell)
     done = {"create": "created", "change": "changed", "delete": "deleted"}

@@ -96,7 +96,8 @@ def mitigate(
 
     Three ways, in this order: mask (a neutral word stands for the group's), average (every group is asked about, the
     answers vote; of a classification) and instruction (a sentence in the prompt). Accepted only when a failure was
-    established, the gap falls, accuracy stays within fairness.margin, no group loses by it and answers still differ.
+    established, fewer frames flip beyond doubt, accuracy stays within fairness.margin, no group loses by it and answers
+    still differ. All that is tried on the same frames, at once or later, shares one 5%.
     Where the newest audit established none, nothing is asked. What does not help is said so; with nothing accepted the
     exit code is 1. The new version goes to callers as any candidate does: by its gates, the guidelines and a canary.
     """
@@ -208,6 +209,8 @@ def told(audit: Audit) -> None:
         show.say(f"  {reason}")
     if len(audit.reasons) > 8:
         show.say(f"  and {len(audit.reasons) - 8} more")
+    for name, why in audit.unmeasured.items():
+        show.say(f"  {name}: not measured: {why}", "yellow")
 
 
 def _lines(place: Place, spec: VersionSpec) -> str:

@@ -169,7 +169,7 @@ def _watching(settings: Settings) -> Iterator[None]:
     """Show the running step while the body runs."""
     done = threading.Event()
 
-    def follow(status: Status) -> None:
+    def follow(status: Status | show.Lines) -> None:
         while not done.wait(0.5):
             progress = live.running(settings)
             if progress is not None:

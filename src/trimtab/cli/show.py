@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +17,11 @@ from trimtab.errors import ConfigError, Fixable, TrimtabError
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+FIRST_SECONDS = 5.0
+"""Work that is done sooner says nothing to a log."""
+EVERY_SECONDS = 15.0
+"""Between two lines of progress in a log."""
 
 
 def say(text: str, style: str = "") -> None:
@@ -67,10 +73,29 @@ def agreed(question: str, *, yes: bool = False, dry_run: bool = False) -> bool:
     return yes or typer.confirm(question, abort=True)
 
 
+class Lines:
+    """Progress where nobody watches a terminal, such as a log: a plain line now and then, none of a quick command."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._next = time.monotonic() + FIRST_SECONDS
+
+    def update(self, text: str) -> None:
+        """Say where the work is, if it is time to."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + EVERY_SECONDS
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def working(text: str) -> Iterator[Status]:
-    """A line on standard error that shows that work goes on; its text can be updated. Silent where nobody watches."""
-    with Console(stderr=True).status(Text(text)) as status:
+def working(text: str) -> Iterator[Status | Lines]:
+    """A line on standard error that shows that work goes on; its text can be updated. Where that is no terminal, a line
+    after FIRST_SECONDS and then one every EVERY_SECONDS at most."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    with console.status(Text(text)) as status:
         yield status
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -175,22 +176,27 @@ def give_up(settings: Settings, control: Control, cycle: Cycle, reason: str) -> 
 def open_cycle(control: Control, model: str, trigger: str, now: datetime, candidate: int | None = None) -> Cycle:
     """Write the opening of a cycle; it sees no row after `now`. `candidate`: a version to judge; None: train one.
 
-    Raises Fixable when there is no such version, or when it is champion already.
+    It is named by its second, and by a number where that second has one already, of this model or of another one that
+    shares the database: facts of one cycle must never be taken for another's. Raises Fixable when there is no such
+    version, or when it is champion already.
     """
     champion = registry.champion(control, model)
     if candidate is not None and registry.get(control, model, candidate) == champion:
         raise Fixable(f"version {candidate} is the champion of {model} already", "see `trimtab history`")
-    cycle = Cycle(
-        id=f"{now.astimezone(UTC):%Y%m%d-%H%M%S}",
-        model=model,
-        opened_at=now,
-        trigger=trigger,
-        champion=champion.version,
-        cut=now,
-        candidate=candidate,
-    )
-    control.put("cycle", cycle.id, cycle)
-    return cycle
+    second = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}"
+    for number in count(1):
+        cycle = Cycle(
+            id=second if number == 1 else f"{second}-{number}",
+            model=model,
+            opened_at=now,
+            trigger=trigger,
+            champion=champion.version,
+            cut=now,
+            candidate=candidate,
+        )
+        if control.put("cycle", cycle.id, cycle):
+            return cycle
+    raise AssertionError("some number is free")
 
 
 def unfinished(control: Control, model: str) -> list[Cycle]:

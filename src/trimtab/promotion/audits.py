@@ -15,21 +15,21 @@ from typing import Any
 
 import polars as pl
 
-from trimtab import masking
+from trimtab import averaging, masking
 from trimtab.errors import Fixable
 from trimtab.evaluation.scorers import label_of
 from trimtab.project import Loaded
 from trimtab.promotion import gather
 from trimtab.promotion.gather import Say
-from trimtab.records.promotion import Answers
 from trimtab.records.record import content_hash, utc_now
-from trimtab.records.registry import ModelVersion
-from trimtab.records.responsible import Audit, Kind, Policy, Tolerance
+from trimtab.records.registry import ModelVersion, VersionSpec
+from trimtab.records.responsible import Audit, Kind, Look, Policy, Tolerance
 from trimtab.registry import audits as runs
 from trimtab.responsible import audit as audits
 from trimtab.responsible import identities, labelled, pii, quality_of_service, twins
 from trimtab.responsible.gate import Gap
 from trimtab.responsible.identities import Frame, Orbit
+from trimtab.responsible.log_odds import Deciding
 from trimtab.responsible.quality_of_service import Served, language, script
 from trimtab.responsible.twins import Outcome
 from trimtab.settings import Settings
@@ -133,45 +133,75 @@ def twins_of(place: Place, version: ModelVersion, frames: Sequence[Frame], say: 
     orbits = identities.orbits(frames, words, section.axes)
     if not orbits:
         raise Fixable("no frame is valid for an axis", "add frames, or name other axes under fairness.axes")
-    said = _outcomes(place, version, orbits, say)
+    said, unmeasured = _outcomes(place, version, orbits, say)
     free = version.spec.labels is None
     gaps = twins.gaps(orbits, said, policy, favourable=section.favourable, free_text=free, words=words)
-    worst = twins.worst_pairs(orbits, said, free)
-    return judged(place, TWINS, gaps, len(frames), evaluated(frames), subject=subject, examples=worst)
+    return judged(
+        place,
+        TWINS,
+        gaps,
+        len(frames),
+        evaluated(frames),
+        subject=subject,
+        examples=twins.worst_pairs(orbits, said, free),
+        unmeasured=unmeasured,
+    )
 
 
-def _outcomes(place: Place, version: ModelVersion, orbits: Sequence[Orbit], say: Say) -> list[list[Outcome]]:
-    """What the version answers to every text. What it reads as the same words is one question: asked apart, an engine's
-    batches may tell two answers apart that no group does."""
+def flips_of(place: Place, version: ModelVersion, frames: Sequence[Frame], axis: str, say: Say) -> tuple[bool, ...]:
+    """Whether the version's decision on each frame of an axis changes with the group; asked as in `twins_of`, so that
+    after it nothing is asked again."""
+    section = place.loaded.project.fairness
+    orbits = identities.orbits(frames, identities.pack(section.language), section.axes)
+    said, _ = _outcomes(place, version, orbits, say)
+    return twins.flips(orbits, said, axis, version.spec.labels is None)
+
+
+def _outcomes(
+    place: Place, version: ModelVersion, orbits: Sequence[Orbit], say: Say
+) -> tuple[list[list[Outcome]], dict[str, str]]:
+    """What the version answers to every text, with the score behind it; and what could not be measured, and why. What
+    it reads as the same words is one question: asked apart, an engine's batches may tell two answers apart that no
+    group does."""
     texts = list(dict.fromkeys(text for orbit in orbits for text in orbit.texts))
-    masks = [mask.model_dump() for mask in version.spec.masks]
-    read = masking.through(masks, [{"role": "user", "content": text} for text in texts])
-    as_read = {text: str(message["content"]) for text, message in zip(texts, read, strict=True)}
-    questions = list(dict.fromkeys(as_read.values()))
-    replies = dict(zip(questions, answers_of(place, version, questions, say), strict=True))
-    field = field_of(place)
+    as_read = dict(zip(texts, _as_read(version.spec, texts), strict=True))
+    asked: dict[tuple[str, ...], str] = {}
+    for text, read in as_read.items():
+        asked.setdefault(read, text)
+    field, unmeasured = field_of(place), dict[str, str]()
+    deciding = _deciding(place, version) if field else None
+    if deciding is not None and not deciding.has_two_sides:
+        unmeasured["score"] = "fairness.favourable must name some values of the field, and not all of them"
+        deciding = None
+    args = (place.settings, place.loaded, place.control, version, list(asked.values()), say)
+    replies = gather.answers(*args, deciding=deciding)
+    if replies.unscored:
+        unmeasured["score"] = replies.unscored
+    scores = replies.scores or (None,) * len(asked)
+    told = dict(zip(asked, zip(replies.answers, scores, strict=True), strict=True))
 
-    def outcome(answer: dict[str, str] | None) -> Outcome:
+    def outcome(text: str) -> Outcome:
+        answer, score = told[as_read[text]]
         if field is None:
             return Outcome((answer or {}).get("text", ""))
-        return Outcome(json.dumps(answer), None if answer is None else answer.get(field))
+        return Outcome(json.dumps(answer), None if answer is None else answer.get(field), score)
 
-    told = {text: outcome(replies[as_read[text]]) for text in texts}
-    return [[told[text] for text in orbit.texts] for orbit in orbits]
+    return [[outcome(text) for text in orbit.texts] for orbit in orbits], unmeasured
 
 
-def answers_of(
-    place: Place, version: ModelVersion, texts: Sequence[str], say: Say
-) -> tuple[dict[str, str] | None, ...]:
-    """A version's answers, or those of a trial that is no version yet (number 0)."""
-    if version.version:
-        return gather.answers(place.settings, place.loaded, place.control, version, texts, say).answers
-    key = f"trial/{version.spec.hash[:16]}/{content_hash(list(texts))[:16]}"
-    found = place.control.get("answers", key, Answers)
-    if found is None:
-        found = gather._ask(place.settings, place.loaded, version.spec, 0, texts, say)
-        place.control.put("answers", key, found)
-    return found.answers
+def _as_read(spec: VersionSpec, texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """What a version's model is asked for each text: one text through its masks, or all twins that it averages over."""
+    masks = [mask.model_dump() for mask in spec.masks]
+    twin = averaging.twins(spec.average.model_dump()) if spec.average else lambda said: [list(said)]
+    read = masking.through(masks, [{"role": "user", "content": text} for text in texts])
+    return [tuple(str(one[0]["content"]) for one in twin([message])) for message in read]
+
+
+def _deciding(place: Place, version: ModelVersion) -> Deciding | None:
+    field, labels = field_of(place), version.spec.labels
+    if field is None or labels is None:
+        return None
+    return Deciding(field, labels.fields[field], place.loaded.project.fairness.favourable)
 
 
 def frames_of(place: Place) -> list[Frame]:
@@ -306,10 +336,11 @@ def judged(
     subject: str = "",
     examples: Sequence[str] = (),
     numbers: Mapping[str, float] | None = None,
+    unmeasured: Mapping[str, str] | None = None,
 ) -> Audit:
     """Gaps judged by the file's policy, with how often this evaluation set (anything JSON holds) was audited before."""
     newest = place.control.newest_checkpoint()
-    digest = Subjects(place.settings).fingerprint(content_hash(evaluation))  # it enters the log
+    digest = fingerprint(place, evaluation)
     return audits.conclude(
         how.kind,
         subject or place.subject,
@@ -320,12 +351,24 @@ def judged(
         test=how.test,
         evaluation_sha256=digest,
         now=utc_now(),
-        audits_before=sum(audit.evaluation_sha256 == digest for audit in place.control.facts("audit", Audit)),
+        audits_before=len(looks_at(place, digest)),
         limits=how.limits,
         numbers=numbers,
+        unmeasured=unmeasured,
         examples=examples,
         log_root="" if newest is None else base64.b64encode(verify_audit.read_checkpoint(newest[1])[2]).decode(),
     )
+
+
+def fingerprint(place: Place, evaluation: object) -> str:
+    """A keyed hash of an evaluation set: it enters the log, and its texts may be customers'."""
+    return Subjects(place.settings).fingerprint(content_hash(evaluation))
+
+
+def looks_at(place: Place, digest: str) -> list[Audit | Look]:
+    """Every audit of an evaluation set, and every look that mitigations took at it."""
+    seen: list[Audit | Look] = [*place.control.facts("audit", Audit), *place.control.facts("look", Look)]
+    return [one for one in seen if one.evaluation_sha256 == digest]
 
 
 def recorded(place: Place, audit: Audit, *, tag: bool = True) -> Audit:

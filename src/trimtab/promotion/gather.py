@@ -5,10 +5,12 @@ Answers are facts keyed by version and suite, so a case is put to a version once
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trimtab.errors import EngineError
 from trimtab.project import Loaded
 from trimtab.promotion import gates
 from trimtab.providers import ask, engine
@@ -16,7 +18,8 @@ from trimtab.records.promotion import Answers, GateResult
 from trimtab.records.record import content_hash
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt, VersionSpec
 from trimtab.records.training import Case, DatasetVersion
-from trimtab.responsible import fairness, swaps
+from trimtab.responsible import fairness, log_odds, swaps
+from trimtab.responsible.log_odds import Deciding
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 
@@ -43,14 +46,20 @@ def answers(
     texts: Sequence[str],
     say: Say,
     together: int = 1,
+    deciding: Deciding | None = None,
 ) -> Answers:
-    """A version's answers to a suite of texts, asked now or found; `together` as in `ask.ask`. Raises EngineError when
-    its engine fails."""
-    key = f"{version.spec.model}/{version.version}/{content_hash(list(texts))[:16]}"
+    """The answers to a suite of texts of a version, or of a trial that is none yet (number 0), asked now or found.
+
+    `together` as in `ask.ask`. `deciding`: ask for the score behind each answer, too. Raises EngineError when its
+    engine fails.
+    """
+    spec, number = version.spec, version.version
+    who = f"{spec.model}/{number}" if number else f"trial/{spec.hash[:16]}"
+    key = f"{who}/{content_hash(list(texts))[:16]}" + (f"/{deciding.key}" if deciding else "")
     found = control.get("answers", key, Answers)
     if found is not None:
         return found
-    fresh = _ask(settings, loaded, version.spec, version.version, texts, say, together)
+    fresh = _ask(settings, loaded, spec, number, texts, say, together, deciding)
     control.put("answers", key, fresh)
     return fresh
 
@@ -168,6 +177,7 @@ def _ask(
     texts: Sequence[str],
     say: Say,
     together: int = 1,
+    deciding: Deciding | None = None,
 ) -> Answers:
     target, labels, started = loaded.project.target.local, spec.labels, time.monotonic()
 
@@ -178,7 +188,9 @@ def _ask(
     log = settings.logs / f"evaluate-{number}.log"
     opened = engine.start(settings, spec, log, target, loaded.project.providers)
     try:
-        how = {"parallel": target.parallel, "together": together}
+        unscored = without_log_probabilities(opened, texts) if deciding and texts else ""
+        tops = log_odds.TOPS if deciding and not unscored else 0
+        how = {"parallel": target.parallel, "together": together, "tops": tops}
         replies = ask.ask(opened.upstream, opened.template, texts, **how, on_progress=progress)
     finally:
         opened.stop()
@@ -188,7 +200,22 @@ def _ask(
         suite=content_hash(list(texts)),
         answers=tuple(parse(reply.text) for reply in replies),
         seconds=tuple(reply.seconds for reply in replies),
+        scores=tuple(log_odds.score(reply.text, reply.tokens, deciding) for reply in replies) if deciding else (),
+        unscored=unscored,
     )
+
+
+def without_log_probabilities(opened: engine.Engine, texts: Sequence[str]) -> str:
+    """Why an engine tells no log-probabilities, by the first question; empty: it tells them. Raises EngineError when it
+    fails for another reason. What a provider says when it refuses is not repeated: it may quote the question."""
+    try:
+        first = ask.ask(opened.upstream, opened.template, texts[:1], tops=log_odds.TOPS)
+    except EngineError as refusal:
+        if not re.search(r" answered (400|404|422):", str(refusal)):
+            raise
+        return "the engine refuses to be asked for log-probabilities"
+    told = any(len(likely) > 1 for _, likely in first[0].tokens)
+    return "" if told else "the engine gives no log-probabilities"
 
 
 def _parser(labels: LabelSet | None) -> Callable[[str], dict[str, str] | None]:

@@ -15,26 +15,33 @@ from trimtab import registry
 from trimtab.errors import Fixable
 from trimtab.evaluation.compare import exact_share, proportion
 from trimtab.evaluation.scorers import label_of
+from trimtab.promotion import gather
 from trimtab.promotion.audits import (
     Place,
-    answers_of,
+    evaluated,
     field_of,
+    fingerprint,
+    flips_of,
     frames_of,
     half_of,
     labelled_rows,
+    looks_at,
     twins_of,
 )
 from trimtab.promotion.gather import Say
+from trimtab.records.promotion import GateVerdict
+from trimtab.records.record import utc_now
 from trimtab.records.registry import ModelVersion, VersionSpec
-from trimtab.records.responsible import Audit
+from trimtab.records.responsible import Attempt, Audit, Look, MitigationRun
 from trimtab.registry import audits as runs
 from trimtab.responsible import identities, mitigation, plots
+from trimtab.responsible.identities import Frame
 from trimtab.responsible.mitigation import Acceptance, Trial
 from trimtab.responsible.plots import Point
 
 METHODS = ("mask", "average", "instruction")
 """In the order in which they are proposed."""
-LABELLED = 300
+LABELLED = 400
 """Newest labelled rows on which the price of a mitigation is measured."""
 INSTRUCTIONS = {
     "en": "The answer must not depend on the group of people that the message names or speaks of.",
@@ -86,45 +93,138 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
     if not axes:
         message = f"fairness.axes names none of the axes that failed: {', '.join(sorted(failed))}"
         raise Fixable(message, "name them, or run `trimtab fairness measure` again")
-    everything, rows = frames_of(place), labelled_rows(place)[-LABELLED:]
-    frames = half_of(everything, prove=True)
-    seen = frozenset(frame.text for frame in half_of(everything, prove=False))
-    before = twins_of(place, place.version, frames, _named(say, "as it is"))
-    hits, _ = _right(place, place.version, rows, _named(say, "as it is, labelled rows"))
-    groups, tried, left_out = _groups(place, rows), list[Tried](), dict[str, str]()
-    points = [("as it is", before, hits)]
+    frames, rows = half_of(frames_of(place), prove=True), labelled_rows(place)[-LABELLED:]
+    before = _look(place, place.version, frames, _named(say, "as it is"))
     flips = [f for f in before.findings if f.metric == "flip_rate" and f.attribute in axes]
     if not flips:
         raise Fixable(
             f"no frame of the half that proves is valid for {', '.join(axes)}", "add frames to fairness.frames"
         )
-    worst = max(flips, key=lambda f: f.upper or 0.0)
+    worst = max(flips, key=lambda f: f.upper or 0.0).attribute
+    as_it_is = _measured(place, place.version, frames, rows, worst, _named(say, "as it is, labelled rows"))
+    asked, left_out = list[_Asked](), dict[str, str]()
     for method in (one for one in METHODS if one in methods):
         made = _made(place, method, axes)
         if isinstance(made, str):
             left_out[method] = made
-            continue
-        name, spec = made
-        trial = place.version.model_copy(update={"spec": spec, "version": 0})
-        after = twins_of(place, trial, frames, _named(say, name), subject=f"{place.subject} with {name}")
-        right, decisions = _right(place, trial, rows, _named(say, f"{name}, labelled rows"))
-        told = Trial(
-            name=name,
-            established=found.verdict,
+        else:
+            asked.append(_ask(place, method, *made, frames, rows, worst, say))
+    tried = _judged(place, found.verdict, before, as_it_is, asked, rows, frames)
+    weighed = Weighed(before, tried, left_out)
+    _log(place, weighed, [("as it is", before, as_it_is.right), *((a.name, a.audit, a.found.right) for a in asked)])
+    return weighed
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Which frames of the axis that decides flip, which labelled rows are right, and how often each answer is given."""
+
+    flips: tuple[bool, ...]
+    right: tuple[bool, ...]
+    decisions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A mitigation that was put to the frames and to the labelled rows."""
+
+    method: str
+    name: str
+    spec: VersionSpec
+    audit: Audit
+    found: _Measured
+
+
+def _ask(
+    place: Place,
+    method: str,
+    name: str,
+    spec: VersionSpec,
+    frames: Sequence[Frame],
+    rows: Sequence[Mapping[str, Any]],
+    axis: str,
+    say: Say,
+) -> _Asked:
+    trial = place.version.model_copy(update={"spec": spec, "version": 0})
+    audit = _look(place, trial, frames, _named(say, name), subject=f"{place.subject} with {name}")
+    found = _measured(place, trial, frames, rows, axis, _named(say, f"{name}, labelled rows"))
+    return _Asked(method, name, spec, audit, found)
+
+
+def _look(place: Place, version: ModelVersion, frames: Sequence[Frame], say: Say, subject: str = "") -> Audit:
+    """What twins show of a version, or of a trial, on the frames that prove. Each look wears these frames out, as an
+    audit does, and is in the log before anybody sees what it showed."""
+    digest, at = fingerprint(place, evaluated(frames)), utc_now()
+    audit = twins_of(place, version, frames, say, subject=subject)
+    look = Look(subject=place.subject, evaluation_sha256=digest, spec_sha256=version.spec.hash, at=at)
+    place.control.put("look", f"{place.subject}/{version.spec.hash[:16]}/{at.isoformat()}", look)
+    return audit
+
+
+def _measured(
+    place: Place,
+    version: ModelVersion,
+    frames: Sequence[Frame],
+    rows: Sequence[Mapping[str, Any]],
+    axis: str,
+    say: Say,
+) -> _Measured:
+    flips = flips_of(place, version, frames, axis, say)
+    return _Measured(flips, *_right(place, version, rows, say))
+
+
+def _judged(
+    place: Place,
+    established: GateVerdict,
+    before: Audit,
+    as_it_is: _Measured,
+    asked: Sequence[_Asked],
+    rows: Sequence[Mapping[str, Any]],
+    frames: Sequence[Frame],
+) -> tuple[Tried, ...]:
+    """What was tried, accepted or not. Everything that was ever tried on these frames shares the 5%."""
+    margin, groups = place.loaded.project.fairness.margin, _groups(place, rows)
+    seen = frozenset(frame.text for frame in half_of(frames_of(place), prove=False))
+    trials = [
+        Trial(
+            name=one.name,
+            established=established,
             seen=seen,
             proved_on=frozenset(frame.text for frame in frames),
-            before=hits,
-            after=right,
+            before=as_it_is.right,
+            after=one.found.right,
             groups=groups,
-            decisions=decisions,
-            gap_before=worst,
-            gap_after=next(f for f in after.findings if f.name == worst.name),
+            decisions=one.found.decisions,
+            flips_before=as_it_is.flips,
+            flips_after=one.found.flips,
         )
-        tried.append(Tried(method, name, spec, after, mitigation.accept(told, section.margin)))
-        points.append((name, after, right))
-    weighed = Weighed(before, tuple(tried), left_out)
-    _log(place, weighed, points)
-    return weighed
+        for one in asked
+    ]
+    now = {one.spec.hash for one in asked}
+    looks = [look for look in looks_at(place, before.evaluation_sha256) if isinstance(look, Look)]
+    ever = {look.spec_sha256 for look in looks if look.subject == place.subject} - {place.version.spec.hash}
+    accepted = mitigation.accept_all(trials, margin, earlier=len(ever - now))
+    tried = tuple(
+        Tried(one.method, one.name, one.spec, one.audit, said) for one, said in zip(asked, accepted, strict=True)
+    )
+    at = utc_now()
+    record = MitigationRun(
+        subject=place.subject,
+        evaluation_sha256=before.evaluation_sha256,
+        policy_sha256=before.policy_sha256,
+        margin=margin,
+        tries=len(ever | now),
+        attempts=tuple(
+            Attempt(
+                name=t.name, spec_sha256=t.spec.hash, accepted=a.accepted, confidence=a.confidence, reasons=a.reasons
+            )
+            for t in tried
+            for a in [t.acceptance]
+        ),
+        at=at,
+    )
+    place.control.put("mitigation", f"{place.subject}/{at.isoformat()}", record)
+    return tried
 
 
 def register(place: Place, chosen: Tried) -> ModelVersion:
@@ -190,7 +290,8 @@ def _right(
     """Whether each labelled row is answered wholly right, and how often each answer was given."""
     if not rows:
         return (), {}
-    replies = answers_of(place, version, [row["input_text"] for row in rows], say)
+    texts = [row["input_text"] for row in rows]
+    replies = gather.answers(place.settings, place.loaded, place.control, version, texts, say).answers
     wanted = [label_of(row["label"]) for row in rows]
     hits = [
         answer is not None and all(answer.get(k) == v for k, v in label.items())
@@ -206,7 +307,9 @@ def _log(place: Place, weighed: Weighed, points: Sequence[tuple[str, Audit, tupl
     parent = runs.log_audit(settings, model, weighed.before, name="mitigation: before")
     for one in weighed.tried:
         run = runs.log_audit(settings, model, one.after, parent=parent, name=f"after {one.name}")
-        runs.log_note(settings, run, {"rai.accepted": str(one.acceptance.accepted).lower()}, one.acceptance.reasons)
+        told = {"rai.accepted": str(one.acceptance.accepted).lower()}
+        told["rai.confidence"] = f"{one.acceptance.confidence:.4f}"
+        runs.log_note(settings, run, told, one.acceptance.reasons)
         runs.log_change(settings, run, weighed.before, one.after)
     accepted = {one.name for one in weighed.tried if one.acceptance.accepted}
     drawn: list[Point] = []

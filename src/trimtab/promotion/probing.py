@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.evaluation.compare import exact_share
+from trimtab.promotion import gather
 from trimtab.promotion.audits import Method, Place, judged, recorded
 from trimtab.promotion.gather import Say
 from trimtab.providers import ask, engine
 from trimtab.records.registry import Decoding, Prompt, VersionSpec
 from trimtab.records.responsible import Audit
-from trimtab.responsible import probes
+from trimtab.responsible import log_odds, probes
 from trimtab.responsible.probes import Asked
 
-TOPS = 20
-"""Likeliest tokens that an engine is asked for: as many as OpenAI's API allows."""
 HOW = Method("probes", "item", probes.TEST, probes.LIMITS)
 
 
@@ -41,18 +40,19 @@ def bare(spec: VersionSpec) -> VersionSpec:
 
 
 def _scores(place: Place, texts: Sequence[str], say: Say) -> list[tuple[float, ...]]:
-    """Each letter's score for each prompt. A provider is judged by the letter that it answers: not all tell
-    log-probabilities."""
+    """Each letter's score for each prompt: log-probabilities where the engine or provider tells them, else the letter
+    that it answers. An engine of ours is asked one prompt at a time: what it computes side by side may differ in the
+    last bit, and near ties then fall one way today and another tomorrow."""
     spec, target = bare(place.version.spec), place.loaded.project.target.local
-    log = place.settings.logs / "probe.log"
+    log, hosted = place.settings.logs / "probe.log", spec.base.format == "hosted"
     opened = engine.start(place.settings, spec, log, target, place.loaded.project.providers)
     try:
         replies = ask.ask(
             opened.upstream,
             opened.template,
             texts,
-            parallel=target.parallel,
-            tops=0 if spec.base.format == "hosted" else TOPS,
+            parallel=target.parallel if hosted else 1,
+            tops=0 if gather.without_log_probabilities(opened, texts) else log_odds.TOPS,
             on_progress=lambda done: say(done / len(texts), None, f"{done} of {len(texts)} prompts"),
         )
     finally:

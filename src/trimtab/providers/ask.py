@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trimtab import averaging, masking
@@ -21,16 +21,24 @@ from trimtab.records.gateway import Upstream
 
 TRIES = 5
 """How often a provider is asked for one answer; an engine of ours is asked once."""
+SIDE_BY_SIDE = 8
+"""Twins of one text that are asked at once, as many as the gateway asks."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: its text and the wall time it took, in seconds. `tops`: log-probabilities (nats) of the likeliest
-    first tokens, where they were asked for and told."""
+    """One answer: its text and the wall time it took, in seconds. `tokens`: each token of the answer, as UTF-8, with
+    the log-probabilities (nats) of the likeliest ones at its place and its own; empty where the engine told none."""
 
     text: str
     seconds: float
-    tops: Mapping[str, float] = field(default_factory=dict[str, float])
+    tokens: tuple[tuple[bytes, Mapping[bytes, float]], ...] = ()
+
+    @property
+    def tops(self) -> dict[str, float]:
+        """The likeliest first tokens."""
+        likely = self.tokens[0][1] if self.tokens else {}
+        return {token.decode(errors="replace"): value for token, value in likely.items()}
 
 
 def ask(
@@ -48,7 +56,9 @@ def ask(
     """The engine's answers in the order of `texts`, at most `parallel` at once. Raises EngineError on any failure.
 
     A provider that is busy is asked again, as late as its Retry-After says, up to `tries` times. `timeout`, in seconds,
-    is for each try. `tops`: how many of the likeliest first tokens to tell (0 to 20). `together`: so many texts at a
+    is for each try. `tops`: how many of the likeliest tokens to tell at each place (0 to 20; 0: no `tokens`). Twins of
+    a version that averages are asked side by side, as the gateway asks them; `tokens` are those of the answer that won.
+    `together`: so many texts at a
     time are asked one after the other, as twins are: the second finds the words of the first still in the engine's
     cache. Without a prompt of the version's own the cache is off.
     """
@@ -65,19 +75,33 @@ def ask(
         started = time.perf_counter()
         said = masking.through(template.get("masks", []), [{"role": "user", "content": text}])
         bodies = [{**params, "messages": [*template["messages"], *twin]} for twin in twins(said)]
-        answers = [_post(upstream, body, timeout, tries) for body in bodies]
+        if len(bodies) == 1:
+            answers = [_post(upstream, bodies[0], timeout, tries)]
+        else:
+            with ThreadPoolExecutor(max_workers=SIDE_BY_SIDE) as several:
+                answers = list(several.map(lambda body: _post(upstream, body, timeout, tries), bodies))
         answer = answers[averaging.agreed([one["choices"][0]["message"]["content"] or "" for one in answers])]
         with lock:
             done += 1
             on_progress(done)
         choice, seconds = answer["choices"][0], time.perf_counter() - started
-        first = ((choice.get("logprobs") or {}).get("content") or [{}])[0]
-        likely = {top["token"]: float(top["logprob"]) for top in first.get("top_logprobs") or ()}
-        return Reply(choice["message"]["content"] or "", seconds, likely)
+        places = (choice.get("logprobs") or {}).get("content") or () if tops else ()
+        return Reply(choice["message"]["content"] or "", seconds, tuple(map(_likely, places)))
 
     groups = [texts[start : start + together] for start in range(0, len(texts), together)]
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         return [reply for replies in pool.map(lambda group: [one(text) for text in group], groups) for reply in replies]
+
+
+def _likely(place: dict[str, Any]) -> tuple[bytes, Mapping[bytes, float]]:
+    """A token that was answered, and the likeliest ones at its place. Special tokens are empty, and several."""
+    found: dict[bytes, float] = {}
+    for token in (place, *(place.get("top_logprobs") or ())):
+        told = token.get("bytes")
+        text = token["token"].encode() if told is None else bytes(told)
+        found[text] = max(float(token["logprob"]), found.get(text, float(token["logprob"])))
+    own = place.get("bytes")
+    return place["token"].encode() if own is None else bytes(own), found
 
 
 def read_prompt(upstream: Upstream, template: dict[str, Any], slots: int, timeout: float = 120.0) -> None:

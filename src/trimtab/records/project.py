@@ -353,7 +353,7 @@ class FairnessSection(FileModel):
         default={}, examples=[{"length": 0.2, "sentiment": 0.3}]
     )
     """Other gaps that are accepted, for single metrics of `gating`, in their own unit: length as a share of the mean,
-    sentiment from -1 to 1."""
+    sentiment from -1 to 1, score in nats."""
     deadband: float = Field(default=0.02, ge=0, lt=1)
     """Gap that is let pass as noise: a lower bound above it is a failure."""
     alpha: float = Field(default=0.05, gt=0, le=0.2)

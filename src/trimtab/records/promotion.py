@@ -20,6 +20,10 @@ class Answers(Record):
     suite: str = Field(description="hash of the suite's inputs")
     answers: tuple[dict[str, str] | None, ...]
     seconds: tuple[float, ...] = Field(description="wall time of each answer")
+    scores: tuple[float | None, ...] = Field(
+        default=(), description="log-odds behind each answer, nats; empty: not asked for"
+    )
+    unscored: str = Field(default="", description="why there is no score, where one was asked for")
 
 
 class GateResult(Record):

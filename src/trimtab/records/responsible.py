@@ -86,6 +86,7 @@ class Audit(Record):
     evaluation_sha256: str = Field(description="keyed hash of the evaluation set: its texts may be users'")
     audits_before: int = Field(default=0, description="audits on the same evaluation set before this one")
     numbers: dict[str, float] = Field(default={})
+    unmeasured: dict[str, str] = Field(default={}, description="metrics that could not be measured, and why")
     examples: tuple[str, ...] = Field(default=(), description="worst pairs, verbatim")
     limits: str = ""
     log_root: str = Field(default="", description="root of the audit log when it was made: what it stands after")
@@ -94,3 +95,35 @@ class Audit(Record):
     @property
     def overused(self) -> bool:
         return self.audits_before >= OVERUSED
+
+
+class Look(Record):
+    """One look at how a version, or a mitigation tried on it, answers the frames that prove: it wears them out as an
+    audit does."""
+
+    subject: str = Field(description="the version that is to be mended, e.g. models:/desk/3")
+    evaluation_sha256: str
+    spec_sha256: str = Field(description="of the specification that was asked")
+    at: datetime
+
+
+class Attempt(Record):
+    """One mitigation that was tried, and whether it was accepted."""
+
+    name: str
+    spec_sha256: str
+    accepted: bool
+    confidence: float = Field(description="of the intervals it was judged by, after Holm over all tried together")
+    reasons: tuple[str, ...]
+
+
+class MitigationRun(Record):
+    """Mitigations tried on one version on one set of frames."""
+
+    subject: str
+    evaluation_sha256: str
+    policy_sha256: str
+    margin: float = Field(description="accuracy that one may cost")
+    tries: int = Field(description="different mitigations tried on this set so far, which share the 5%")
+    attempts: tuple[Attempt, ...]
+    at: datetime

@@ -31,14 +31,15 @@ def log_audit(
     parent: str | None = None,
     name: str = "",
 ) -> str:
-    """Log an audit; returns its run. `number`: the model version that gets the verdict as a tag."""
-    client = client_of(settings)
+    """Log an audit; returns its run. `number`: the model version that gets the verdict as a tag. Probes gate nothing:
+    theirs is "information", and no tag."""
+    client, verdict = client_of(settings), "information" if audit.kind == "probes" else audit.verdict
     tags = {
         "rai.kind": audit.kind,
         "rai.subject": audit.subject,
         "rai.policy_sha256": audit.policy_sha256,
         "rai.dataset_sha256": audit.evaluation_sha256,
-        "rai.verdict": audit.verdict,
+        "rai.verdict": verdict,
         "rai.overused": str(audit.overused).lower(),
         "rai.log_root": audit.log_root,
         **({"mlflow.parentRunId": parent} if parent else {}),
@@ -67,8 +68,8 @@ def log_audit(
     client.log_text(identity, audits.page(audit), "rai/report.md")
     log_pictures(settings, identity, {"forest": plots.forest(audit)})
     client.set_terminated(identity)
-    if number is not None and parent is None:
-        client.set_model_version_tag(model, str(number), f"rai.gate.{audit.kind}", audit.verdict)
+    if number is not None and parent is None and audit.kind != "probes":
+        client.set_model_version_tag(model, str(number), f"rai.gate.{audit.kind}", verdict)
     return identity
 
 

@@ -33,11 +33,19 @@ def conclude(
     audits_before: int = 0,
     limits: str = "",
     numbers: Mapping[str, float] | None = None,
+    unmeasured: Mapping[str, str] | None = None,
     examples: Sequence[str] = (),
     log_root: str = "",
 ) -> Audit:
-    """Judge the gaps by the policy and record everything that a reader needs to judge the judgement."""
+    """Judge the gaps by the policy and record everything that a reader needs to judge the judgement. `unmeasured`:
+    metrics that could not be measured, and why; one that gates blocks a PASS."""
     verdict, findings, reasons = gate.judge(gaps, policy)
+    missing = {
+        name: why for name, why in (unmeasured or {}).items() if name in {g.split("/")[0] for g in policy.gating}
+    }
+    reasons += [f"{name} gates and is not measured: {why}." for name, why in missing.items()]
+    if missing and verdict == "pass":
+        verdict = "insufficient"
     if audits_before >= OVERUSED:
         reasons.append(
             f"This evaluation set was audited {audits_before} times before: it is overused, and proves little by now."
@@ -56,6 +64,7 @@ def conclude(
         evaluation_sha256=evaluation_sha256,
         audits_before=audits_before,
         numbers=dict(numbers or {}),
+        unmeasured=dict(unmeasured or {}),
         examples=tuple(examples),
         limits=limits,
         log_root=log_root,
@@ -81,9 +90,10 @@ def page(audit: Audit) -> str:
     ]
     if audit.numbers:
         lines.append("## Numbers\n\n" + "\n".join(f"- {name}: {value:.3g}" for name, value in audit.numbers.items()))
-    if small:
+    if small or audit.unmeasured:
         seen = [f"under {audit.policy.suppressed}" if f.n is None else str(f.n) for f in small]
-        told = [f"- {f.name}: {n}, {f.note}" for f, n in zip(small, seen, strict=True)]
+        told = [f"- {name}: not measured: {why}" for name, why in audit.unmeasured.items()]
+        told += [f"- {f.name}: {n}, {f.note}" for f, n in zip(small, seen, strict=True)]
         lines.append("## Not tested\n\n" + "\n".join(told))
     if audit.examples:
         lines.append("## Worst pairs\n\n" + "\n".join(f"- {_cell(example)}" for example in audit.examples))

@@ -22,15 +22,16 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from trimtab.errors import Fixable
-from trimtab.evaluation.compare import paired_difference
+from trimtab.evaluation.compare import mcnemar_p, paired_difference
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import GateVerdict
-from trimtab.records.responsible import Finding
 
 Parity = Literal["false_positive_rate_parity", "true_positive_rate_parity", "equalized_odds", "demographic_parity"]
 """What thresholds by group make equal; base rates that differ allow only one of them."""
 MIN_CLASS = 50
 """Positives, and negatives, of each group below which thresholds by group overfit and are refused."""
+ALPHA = 0.05
+"""Chance that a mitigation that does not help, or costs too much, is accepted, over all that were tried together."""
 GROUP_ROWS = 30
 """Rows of a group from which on its accuracy is compared before and after."""
 
@@ -129,8 +130,8 @@ class Trial:
     """A mitigation, before and after, on rows that neither it nor the audit that called for it has seen.
 
     `before` and `after`: whether each row is right; `groups`: the groups of each row, as far as they are known, none of
-    which may be levelled down. `decisions`: the
-    answers after it, by value. `flip_before`, `flip_after`: the finding that decides, on the same frames.
+    which may be levelled down. `decisions`: the answers after it, by value. `flips_before`, `flips_after`: whether the
+    decision on each frame of the axis that decides depends on the group, on the same frames.
     """
 
     name: str
@@ -141,43 +142,68 @@ class Trial:
     after: tuple[bool, ...]
     groups: tuple[tuple[str, ...], ...]
     decisions: Mapping[str, int]
-    gap_before: Finding
-    gap_after: Finding
+    flips_before: tuple[bool, ...]
+    flips_after: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Whether a mitigation becomes part of a version, and the reasons for and against."""
+    """Whether a mitigation becomes part of a version, and the reasons for and against. `confidence`: of the intervals
+    that it rests on."""
 
     accepted: bool
     reasons: tuple[str, ...]
     utility: Interval | None
+    confidence: float
 
 
-def accept(trial: Trial, margin: float) -> Acceptance:
-    """Accept only: where a failure was established, on disjoint rows, when the gap is no failure any more or its upper
-    bound falls, the loss of accuracy is below `margin` beyond doubt (paired, 95%), no group of 30 rows or more loses
-    more than `margin`, and answers still differ between rows."""
-    utility = paired_difference(
-        sum(a and not b for a, b in zip(trial.after, trial.before, strict=True)),
-        sum(b and not a for a, b in zip(trial.after, trial.before, strict=True)),
-        len(trial.before),
-    )
-    before, after = trial.gap_before.upper, trial.gap_after.upper
+def accept_all(trials: Sequence[Trial], margin: float, earlier: int = 0) -> list[Acceptance]:
+    """Judge mitigations that were tried on the same rows, in order: the chance that one or more of them is accepted
+    wrongly is at most 5% (Holm 1979). Each is judged at 5% over the number of all that were tried, `earlier` ones on
+    the same rows included; the acceptance of some leaves the others a smaller number.
+    """
+    found: dict[int, Acceptance] = {}
+    while len(found) < len(trials):
+        tries = len(trials) - len(found) + earlier
+        judged = {i: accept(trial, margin, tries) for i, trial in enumerate(trials) if i not in found}
+        new = {i: one for i, one in judged.items() if one.accepted}
+        found |= new or judged
+    return [found[i] for i in range(len(trials))]
+
+
+def accept(trial: Trial, margin: float, tries: int = 1) -> Acceptance:
+    """Accept only: where a failure was established, on disjoint rows, when fewer frames depend on the group beyond
+    doubt (exact McNemar as well as the interval) and a loss of accuracy of `margin` is excluded beyond doubt (both
+    paired on the same rows, at 1 - 5% / `tries`), no group of 30 rows or more loses more than `margin`, and answers
+    still differ between rows."""
+    confidence = 1 - ALPHA / tries
+    fall = _paired(trial.flips_before, trial.flips_after, confidence)
+    utility = _paired(trial.after, trial.before, confidence)
     checks: list[tuple[bool, str]] = [
         (trial.established == "fail", f"the audit before it was {trial.established}: a failure must be established"),
         (not trial.seen & trial.proved_on, "it must be proved on frames that the audit before it did not use"),
-        (
-            after is not None and before is not None and (trial.gap_after.verdict == "pass" or after < before),
-            f"the gap's upper bound was {_told(before)} and is {_told(after)}",
-        ),
+        (fall is not None and fall.low > 0 and _fell_p(trial) <= ALPHA / tries, _fall(fall, trial)),
         (utility is not None and utility.low > -margin, _utility(utility, margin)),
         (len([n for n in trial.decisions.values() if n]) > 1, "answers must still differ between rows"),
         *(( change >= -margin, f"group {group} changes by {change:+.3f} in accuracy, on {n} rows")
           for group, (change, n) in _by_group(trial).items()),
     ]  # fmt: skip
     failed = [reason for holds, reason in checks if not holds]
-    return Acceptance(not failed, tuple(failed or [reason for _, reason in checks[2:4]]), utility)
+    level = f"judged at {confidence:.1%}: {tries} tried on these frames"
+    return Acceptance(not failed, (*(failed or [reason for _, reason in checks[2:4]]), level), utility, confidence)
+
+
+def _paired(first: Sequence[bool], second: Sequence[bool], confidence: float) -> Interval | None:
+    """Share of rows that count for the first, less that of the second."""
+    pairs = list(zip(first, second, strict=True))
+    return paired_difference(
+        sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), len(pairs), confidence
+    )
+
+
+def _fell_p(trial: Trial) -> float:
+    pairs = list(zip(trial.flips_before, trial.flips_after, strict=True))
+    return mcnemar_p(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
 
 
 def _by_group(trial: Trial) -> dict[str, tuple[float, int]]:
@@ -189,6 +215,16 @@ def _by_group(trial: Trial) -> dict[str, tuple[float, int]]:
     return found
 
 
+def _fall(interval: Interval | None, trial: Trial) -> str:
+    if interval is None:
+        return "no frame says whether it helps"
+    k, m, n = sum(trial.flips_before), sum(trial.flips_after), len(trial.flips_after)
+    return (
+        f"{k} of {n} frames depended on the group, {m} do after it: {-interval.estimate:+.3f} "
+        f"(between {-interval.high:+.3f} and {-interval.low:+.3f}); no fall must be excluded"
+    )
+
+
 def _utility(interval: Interval | None, margin: float) -> str:
     if interval is None:
         return "no labelled row says what it costs"
@@ -196,7 +232,3 @@ def _utility(interval: Interval | None, margin: float) -> str:
         f"accuracy changes by {interval.estimate:+.3f} (between {interval.low:+.3f} and {interval.high:+.3f}); "
         f"a loss of {margin:g} must be excluded"
     )
-
-
-def _told(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

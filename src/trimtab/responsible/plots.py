@@ -33,7 +33,10 @@ class Point:
 
 
 def forest(audit: Audit) -> dict[str, bytes]:
-    """Every tested gap with its interval, against deadband and tolerance, by file format (png, svg)."""
+    """Every tested gap with its interval, against deadband and tolerance, by file format (png, svg); of probes, which
+    compare no groups, every share of items."""
+    if audit.kind == "probes":
+        return _shares(audit)
     shown = [finding for finding in audit.findings if finding.gap is not None and finding.gating]
     shown = shown or [finding for finding in audit.findings if finding.gap is not None]
     shown = sorted(shown, key=lambda finding: -(finding.upper or 0.0))[:MOST][::-1]
@@ -49,6 +52,21 @@ def forest(audit: Audit) -> dict[str, bytes]:
             axes.axvline(side, color="#1565c0", linewidth=0.8, linestyle="--")
     axes.set_xlabel("gap to the rest: interval whose ends are the one-sided bounds; dashed: tolerance, grey: deadband")
     axes.set_title(f"{audit.kind} of {audit.subject}: {audit.verdict.upper()}, n = {audit.n} {audit.unit}s", fontsize=9)
+    return _files(figure)
+
+
+def _shares(audit: Audit) -> dict[str, bytes]:
+    numbers = audit.numbers
+    names = [name for name in numbers if f"{name}_lo" in numbers][::-1]
+    figure = Figure(figsize=(8, 1.4 + 0.26 * max(1, len(names))), layout="constrained")
+    axes: Any = figure.subplots()
+    for row, name in enumerate(names):
+        axes.plot([numbers[f"{name}_lo"], numbers[f"{name}_hi"]], [row, row], color=COLOURS["insufficient"])
+        axes.plot([numbers[name]], [row], "o", color=COLOURS["insufficient"], markersize=3.5)
+    axes.set_yticks(range(len(names)), [name.removeprefix("probes/") for name in names], fontsize=7)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of items, 95% interval (Clopper-Pearson)")
+    axes.set_title(f"probes of {audit.subject}: information only, n = {audit.n} items", fontsize=9)
     return _files(figure)
 
 

@@ -77,17 +77,26 @@ def gaps(
     free_text: bool = False,
     words: Pack | None = None,
 ) -> list[Gap]:
-    """What there is to judge: flip_rate for each axis; for each group favourable, invalid, score where given, and for
-    free text refusal, length (relative to the frame's mean) and, in English, sentiment (of the answer without the
-    words of the pack, so that an echoed word has none)."""
+    """What there is to judge: flip_rate for each axis; for each group favourable, invalid, score (the mean of frames
+    all of whose twins have one, in its own unit), and for free text refusal, length (relative to the frame's mean) and,
+    in English, sentiment (of the answer without the words of the pack, so that an echoed word has none)."""
     found: list[Gap] = []
     for axis in dict.fromkeys(orbit.axis for orbit in orbits):
         mine = [(orbit, said) for orbit, said in zip(orbits, outcomes, strict=True) if orbit.axis == axis]
-        flips = sum(len({_decision(one, free_text) for one in said}) > 1 for _, said in mine)
-        found.append(gate.share("flip_rate", axis, flips, len(mine)))
-        for metric, measure, binary in _measures(mine, favourable, free_text, words):
+        found.append(gate.share("flip_rate", axis, sum(flips(orbits, outcomes, axis, free_text)), len(mine)))
+        for metric, measure, binary in _measures(favourable, free_text, words):
             found += _versus(metric, axis, mine, measure, binary, policy)
+        scored = [(orbit, said) for orbit, said in mine if all(one.score is not None for one in said)]
+        found += _versus("score", axis, scored, lambda one, _: one.score or 0.0, False, policy)
     return found
+
+
+def flips(
+    orbits: Sequence[Orbit], outcomes: Sequence[Sequence[Outcome]], axis: str, free_text: bool = False
+) -> tuple[bool, ...]:
+    """For each frame of an axis, in order: whether its decision changes with the group."""
+    pairs = zip(orbits, outcomes, strict=True)
+    return tuple(len({_decision(one, free_text) for one in said}) > 1 for orbit, said in pairs if orbit.axis == axis)
 
 
 def swings(
@@ -129,9 +138,7 @@ Mine = Sequence[tuple[Orbit, Sequence[Outcome]]]
 Measure = Callable[[Outcome, Sequence[Outcome]], float]
 
 
-def _measures(
-    mine: Mine, favourable: Sequence[str], free_text: bool, words: Pack | None
-) -> list[tuple[str, Measure, bool]]:
+def _measures(favourable: Sequence[str], free_text: bool, words: Pack | None) -> list[tuple[str, Measure, bool]]:
     found: list[tuple[str, Measure, bool]] = []
     if favourable:
         found.append(("favourable", lambda one, _: float(one.decision in favourable), True))
@@ -143,8 +150,6 @@ def _measures(
     if free_text and words is not None and words.language == "en":
         axes = tuple(words.axes)
         found.append(("sentiment", lambda one, _: sentiment(without(one.text, words, axes)), False))
-    if all(one.score is not None for _, said in mine for one in said):
-        found.append(("score", lambda one, _: one.score or 0.0, False))
     return found
 
 
