@@ -157,7 +157,6 @@ class Journal:
         self._lent: dict[int, int] = {}  # segments rotated away with rows of the fast path open: number -> descriptor
         self.lent_open: Callable[[int], int] = lambda number: 0
         """How many rows of a segment, by its number, are open on the fast path."""
-        self.unannounced = False  # whether frames may be appended there now that nobody has told of yet
         self._fd, self._size, self._written = -1, 0, 0
         self.refused = 0
         """Frames that the kernel did not take, since this process began."""
@@ -287,7 +286,7 @@ class Journal:
         while True:
             if not self._stopped:
                 time.sleep(self._sync_interval)
-            if not self._dirty and not self._stopped and not self.unannounced:
+            if not self._dirty and not self._stopped:
                 self._idle = True
                 if not self._dirty and not self._stopped:  # still: whoever writes from here on sees that it is idle
                     self._wake.wait()

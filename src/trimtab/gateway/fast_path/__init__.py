@@ -47,8 +47,8 @@ SWITCH = "TRIMTAB_FAST_PATH"
 MOST_CREDIT, EARNED_HERE, EARNED_THERE, LOST = 4096, 1, 16, 64
 """Of a head: what a request costs that was tried and was not plain, and what one earns that was answered, here or
 there. So a client who never asks plainly is tried once in 64 requests, and one who does so now and then mostly."""
-LINGER_MS = 20
-"""How long the loop may go on while Python has nothing to do."""
+LINGER_SECONDS = 0.05
+"""How long the loop may go on while Python has nothing to do: until the next tick, which comes as often."""
 _PERIODS = {"hour": 0, "day": 1, "month": 2}
 _PARAMETER = re.compile(r"[a-z_0-9]+")
 _OURS = frozenset({"messages", "stream", "stream_options", "max_completion_tokens"})
@@ -151,7 +151,7 @@ class FastPath:
             return False
         self._lent[self._c.fast_adopt(self._f, fd, route, ctypes.byref(spec), data, len(data))] = lent
         if data:
-            self._poll()
+            self._hear(self._turn())
         return True
 
     def _plain(self, snapshot: Snapshot, head: Head, peer: str) -> _Lent | None:
@@ -222,22 +222,33 @@ class FastPath:
     # Polling
 
     def _poll(self) -> None:
+        something = self._turn()
+        if not something and self._others is not None and self._alone():
+            something = self._linger(self._others)
+        self._hear(something)
+
+    def _turn(self) -> bool:
+        """Let the loop do what there is to do; whether it has something to tell then."""
         self._follow()
         self._say()
         something = self._c.fast_poll(self._f)
         self._account()
-        if not something and self._shared.in_flight and self._others is not None and self._alone():
-            journal = self._gateway.journal
-            journal.unannounced = True
-            journal.appended(0)  # whoever syncs it is awake then
-            something = self._c.fast_linger(self._f, self._others, LINGER_MS)
-            journal.unannounced = False
+        return something
+
+    def _linger(self, others: int) -> bool:
+        """Let the loop go on while nothing else has to be done; whether it has something to tell then."""
+        descriptor = self._c.fast_fd(self._f)
+        self._loop.remove_reader(descriptor)
+        until = self._ticked + LINGER_SECONDS
+        while (found := self._c.fast_linger(self._f, others, until)) == layout.WRITTEN:
             self._account()
-        self._hear(something)
+        self._account()
+        self._loop.add_reader(descriptor, self._poll)
+        return found == layout.HANDED
 
     def _alone(self) -> bool:
         """Whether nothing in Python waits for its turn but what the event loop's descriptor tells of."""
-        return not self._gateway.meter.busy and not self._returning
+        return self._shared.connections > 0 and not self._gateway.meter.busy and not self._returning
 
     def _account(self) -> None:
         """Let those know whose files were written."""
@@ -254,11 +265,14 @@ class FastPath:
     def tick(self) -> None:
         """What has to be looked at many times a second: deadlines, the clock, the month of budgets."""
         self._follow()
+        self._ticked = time.monotonic()
         self._shared.book.month, self._shared.book.month_ends = month_of(time.time_ns())
         self._shared.date = self._server.date
         self._say()
         self._c.fast_tick(self._f)
         self._hear(True)
+        if self._shared.in_flight:
+            self._loop.call_soon(self._poll)
 
     def drain(self) -> None:
         """Answer what is in progress, and nothing more."""

@@ -118,9 +118,7 @@ static void count_closed(struct fast_path *f, struct request *q) {
 /* The head of the answer, up to what says how long it is. */
 static void put_answer_head(struct fast_path *f, struct buffer *b, struct request *q, const char *type) {
     const struct limits *limits = &q->client->caller.limits;
-    double engine = q->engine_seconds * 1000, journal = q->journal_seconds * 1000;
-    double added = (now_seconds() - q->at) * 1000 - engine;
-    char line[192];
+    double added = now_seconds() - q->at - q->engine_seconds;
     put_text(b, "HTTP/1.1 200 OK\r\ncontent-type: ");
     put_text(b, type);
     put_text(b, "\r\n");
@@ -133,9 +131,15 @@ static void put_answer_head(struct fast_path *f, struct buffer *b, struct reques
     put(b, q->id, 32);
     put_text(b, "\r\n");
     put_span(b, q->route->spec.shown);
-    sprintf(line, "x-trimtab-overhead-ms: %.3f\r\nserver-timing: gateway;dur=%.3f, engine;dur=%.3f, journal;dur=%.3f\r\n",
-            added, added > journal ? added - journal : 0.0, engine, journal);
-    put_text(b, line);
+    put_text(b, "x-trimtab-overhead-ms: ");
+    put_ms(b, added > 0 ? added : 0);
+    put_text(b, "\r\nserver-timing: gateway;dur=");
+    put_ms(b, added > q->journal_seconds ? added - q->journal_seconds : 0);
+    put_text(b, ", engine;dur=");
+    put_ms(b, q->engine_seconds);
+    put_text(b, ", journal;dur=");
+    put_ms(b, q->journal_seconds);
+    put_text(b, "\r\n");
     if (q->is_reserved) {
         put_limit(b, "requests", &limits->requests, q->reserved.requests_full, q->admitted_ns);
         put_limit(b, "tokens", &limits->tokens, q->reserved.tokens_full, q->admitted_ns);

@@ -35,8 +35,19 @@ static void put(struct buffer *b, const void *data, size_t size) {
 static void put_text(struct buffer *b, const char *text) { put(b, text, strlen(text)); }
 
 static void put_number(struct buffer *b, int64_t value) {
-    char *to = room_for(b, 24);
-    b->size += (size_t)sprintf(to, "%lld", (long long)value);
+    char digits[24], *at = digits + sizeof digits;
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    do *--at = (char)('0' + rest % 10); while (rest /= 10);
+    if (value < 0) *--at = '-';
+    put(b, at, (size_t)(digits + sizeof digits - at));
+}
+
+/* A time in milliseconds, with three decimals. */
+static void put_ms(struct buffer *b, double seconds) {
+    int64_t us = (int64_t)(seconds * 1e6 + 0.5), rest = us % 1000;
+    put_number(b, us / 1000);
+    char decimals[4] = {'.', (char)('0' + rest / 100), (char)('0' + rest / 10 % 10), (char)('0' + rest % 10)};
+    put(b, decimals, 4);
 }
 
 static void let_go(struct buffer *b) {
@@ -115,9 +126,9 @@ static void pack_bytes(struct buffer *b, const char *at, size_t size) {
     put(b, at, size);
 }
 
-/* CRC-32 as zlib has it, eight bytes at a time ("slicing by eight"). */
+/* CRC-32 as zlib has it, sixteen bytes at a time ("slicing"). */
 
-static uint32_t crc_table[8][256];
+static uint32_t crc_table[16][256];
 
 static void make_crc_table(void) {
     for (uint32_t i = 0; i < 256; i++) {
@@ -126,19 +137,20 @@ static void make_crc_table(void) {
         crc_table[0][i] = value;
     }
     for (int i = 0; i < 256; i++)
-        for (int t = 1; t < 8; t++)
+        for (int t = 1; t < 16; t++)
             crc_table[t][i] = crc_table[t - 1][i] >> 8 ^ crc_table[0][crc_table[t - 1][i] & 255];
 }
 
 static uint32_t crc32_of(const char *data, size_t size) {
     const unsigned char *at = (const unsigned char *)data;
     uint32_t crc = 0xFFFFFFFFu;
-    for (; size >= 8; size -= 8, at += 8) {
-        uint64_t word;
-        memcpy(&word, at, 8);
-        word ^= crc;
+    for (; size >= 16; size -= 16, at += 16) {
+        uint64_t low, high;
+        memcpy(&low, at, 8);
+        memcpy(&high, at + 8, 8);
+        low ^= crc;
         crc = 0;
-        for (int t = 0; t < 8; t++) crc ^= crc_table[7 - t][word >> 8 * t & 255];
+        for (int t = 0; t < 8; t++) crc ^= crc_table[15 - t][low >> 8 * t & 255] ^ crc_table[7 - t][high >> 8 * t & 255];
     }
     while (size--) crc = crc >> 8 ^ crc_table[0][(crc ^ *at++) & 255];
     return ~crc;

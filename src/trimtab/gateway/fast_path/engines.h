@@ -154,9 +154,13 @@ static void finish_plain(struct fast_path *f, struct request *q) {
 /* Streams */
 
 static void tell(struct fast_path *f, struct request *q, const char *events, size_t size) {
-    char length[24], end[] = "\r\n";
+    static const char hex[] = "0123456789abcdef";
+    char length[20], end[] = "\r\n", *digits = length + sizeof length;
     struct buffer head = {0};
     if (!size) return;
+    *--digits = '\n';
+    *--digits = '\r';
+    for (size_t rest = size; rest; rest >>= 4) *--digits = hex[rest & 15];
     if (!q->sent.size) {
         q->first_byte = now_seconds();
         q->engine_seconds += q->first_byte - q->began;
@@ -165,10 +169,10 @@ static void tell(struct fast_path *f, struct request *q, const char *events, siz
     }
     put(&q->sent, events, size);
     struct iovec parts[] = {{head.at, head.size},
-                            {length, (size_t)sprintf(length, "%zx\r\n", size)},
+                            {digits, (size_t)(length + sizeof length - digits)},
                             {(void *)events, size},
                             {end, 2}};
-    write_client(f, q->client, parts, 4);
+    write_client(f, q->client, head.size ? parts : parts + 1, head.size ? 4 : 3);
     let_go(&head);
     if (q->upstream && q->client->out.size - q->client->out_at > BEHIND && !q->upstream->paused) {
         q->upstream->paused = true;
@@ -213,15 +217,8 @@ static bool sift(struct fast_path *f, struct request *q, const char *at, size_t 
     return good;
 }
 
-/* A piece of a stream came. False: Python has to look, at `data`. */
-static bool feed(struct fast_path *f, struct request *q, const char *data, size_t size) {
-    put(&q->rest, data, size);
-    if (memchr(data, '\r', size)) {
-        size_t kept = 0;
-        for (size_t i = 0; i < q->rest.size; i++)
-            if (q->rest.at[i] != '\r') q->rest.at[kept++] = q->rest.at[i];
-        q->rest.size = kept;
-    }
+/* Pass on the events of a stream that have come whole. False: Python has to look, at `data`. */
+static bool pass_on(struct fast_path *f, struct request *q) {
     size_t cut = q->rest.size;
     while (cut >= 2 && memcmp(q->rest.at + cut - 2, "\n\n", 2)) cut--;
     if (cut < 2) return q->rest.size <= MOST_EVENT;
@@ -312,24 +309,22 @@ static ssize_t read_head(struct upstream *u, const char *data, size_t size) {
     return length;
 }
 
-/* A piece of the body. False: the request was handed on. */
-static bool take_body(struct fast_path *f, struct request *q, const char *data, size_t size) {
-    if (!size) return true;
-    if (q->asked.stream && q->status == 200) {
-        if (feed(f, q, data, size)) return true;
-        hand_heard(f, q, true, false, 0);
-        return false;
+/* A piece of the body. False: it is too long. */
+static bool take_body(struct request *q, const char *data, size_t size) {
+    bool streamed = q->asked.stream && q->status == 200;
+    struct buffer *to = streamed ? &q->rest : &q->data;
+    if (to->size + size > MOST_ANSWER) return false;
+    if (!streamed || !memchr(data, '\r', size)) {
+        put(to, data, size);
+    } else {                            /* an event's lines may end in CRLF; JSON has no bare CR */
+        for (size_t i = 0; i < size; i++)
+            if (data[i] != '\r') put_byte(to, data[i]);
     }
-    if (q->data.size + size > MOST_ANSWER) {
-        hand_heard(f, q, true, false, 0);
-        return false;
-    }
-    put(&q->data, data, size);
     return true;
 }
 
-/* A body in chunks (RFC 9112 section 7.1). Returns false when it is none, or when the request was handed on. */
-static bool take_chunks(struct fast_path *f, struct upstream *u, const char *at, const char *end) {
+/* A body in chunks (RFC 9112 section 7.1). False: it is none, or too long. */
+static bool take_chunks(struct upstream *u, const char *at, const char *end) {
     struct request *q = u->request;
     while (at < end && !u->complete) {
         char c = *at;
@@ -353,7 +348,7 @@ static bool take_chunks(struct fast_path *f, struct upstream *u, const char *at,
             break;
         case DATA: {
             size_t size = (size_t)(end - at) < (size_t)u->left ? (size_t)(end - at) : (size_t)u->left;
-            if (!take_body(f, q, at, size)) return false;
+            if (!take_body(q, at, size)) return false;
             at += size;
             u->left -= (int64_t)size;
             if (!u->left) u->chunk = DATA_END;
@@ -393,19 +388,19 @@ static void hear(struct fast_path *f, struct upstream *u, const char *data, size
         put(&q->head, u->in.at, (size_t)length);
         data = u->in.at + length, size = u->in.size - (size_t)length;
     }
+    bool good;
     if (u->chunked) {
-        bool good = take_chunks(f, u, data, data + size);
-        if (u->request != q) return;    /* it was handed on */
-        if (!good) {
-            hand_heard(f, q, true, false, 0);
-            return;
-        }
+        good = take_chunks(u, data, data + size);
     } else {
         size_t taken = (int64_t)size < u->left ? size : (size_t)u->left;
         if (taken < size) u->keep = false;
         u->left -= (int64_t)taken;
         u->complete = !u->left;
-        if (!take_body(f, q, data, taken)) return;
+        good = take_body(q, data, taken);
+    }
+    if ((q->asked.stream && q->status == 200 && !pass_on(f, q)) || !good) {
+        hand_heard(f, q, true, false, 0);
+        return;
     }
     if (!u->complete) return;
     if (q->asked.stream && q->status == 200) finish_stream(f, q);

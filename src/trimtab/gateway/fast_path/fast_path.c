@@ -390,13 +390,14 @@ static void bury(struct fast_path *f) {
     }
 }
 
-/* Take what has happened. Returns how much that was. */
-static int turn(struct fast_path *f) {
+/* Take what happens within so many milliseconds. Returns how much that was. */
+static int turn(struct fast_path *f, int milliseconds) {
     struct epoll_event events[256];
-    int count = epoll_wait(f->poll, events, 256, 0);
+    int count = epoll_wait(f->poll, events, 256, milliseconds);
     for (int i = 0; i < count; i++) {
         struct side *side = events[i].data.ptr;
-        if (side->is_client) client_event(f, (struct client *)side, events[i].events);
+        if (!side) f->others = true;
+        else if (side->is_client) client_event(f, (struct client *)side, events[i].events);
         else upstream_event(f, (struct upstream *)side, events[i].events);
     }
     flush(f);
@@ -408,25 +409,31 @@ static int turn(struct fast_path *f) {
 int fast_poll(struct fast_path *f) {
     int turns = 0;
     flush(f);                           /* of a connection that was just lent */
-    while (turn(f) > 0 && ++turns < TURNS && !f->first) continue;
+    while (turn(f, 0) > 0 && ++turns < TURNS && !f->first) continue;
     return f->first != NULL;
 }
 
-/* Go on while requests are in progress here, until `others`, the descriptor of Python's event loop, has something for
- * it, for so many milliseconds at most: returning to Python and back costs as much as passing on a piece of a stream.
- * True: Python has something to hear.
- *
- * `others` tells of this loop, too. So it is only asked alone, every few turns, while there is something to do here. */
-int fast_linger(struct fast_path *f, int others, int64_t milliseconds) {
-    struct pollfd both[2] = {{f->poll, POLLIN, 0}, {others, POLLIN, 0}};
-    double until = now_seconds() + (double)milliseconds / 1000;
-    for (int turns = 1; !f->first && f->shared->in_flight > 0; turns++) {
-        double left = until - now_seconds();
-        if (left <= 0 || poll(both, 2, (int)(left * 1000) + 1) <= 0 || !both[0].revents) break;
-        turn(f);
-        if (turns % TURNS == 0 && poll(both + 1, 1, 0) != 0) break;
+/* Go on while there are connections here, until `others`, the descriptor of Python's event loop, has something for
+ * it, until a moment at most: returning to Python and back costs as much as passing on a piece of a stream. Python's
+ * event loop does not watch this one meanwhile, for none of two epolls may watch the other that watches it.
+ * HANDED: Python has something to hear. WRITTEN: the journal was written to a while ago, and nobody syncs it yet. */
+int fast_linger(struct fast_path *f, int others, double until) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    double announce = 0;
+    int found = 0;
+    if (epoll_ctl(f->poll, EPOLL_CTL_ADD, others, &event)) return 0;
+    f->others = false;
+    while (!f->first && !f->others) {
+        double now = now_seconds(), left = (announce && announce < until ? announce : until) - now;
+        if (announce && now >= announce) {
+            found = WRITTEN;
+            break;
+        }
+        if (left <= 0 || turn(f, (int)(left * 1000) + 1) < 0) break;
+        if (!announce && f->shared->written) announce = now_seconds() + ANNOUNCE_SECONDS;
     }
-    return f->first != NULL;
+    epoll_ctl(f->poll, EPOLL_CTL_DEL, others, NULL);
+    return f->first ? HANDED : found;
 }
 
 /* Look for what is late. */

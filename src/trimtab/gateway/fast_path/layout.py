@@ -13,6 +13,8 @@ from trimtab.gateway.keys import Key
 from trimtab.gateway.ledger import Reserved
 
 SEGMENTS, DEMANDS, BUDGETS = 4096, 8, 3
+HANDED, WRITTEN = 1, 2
+"""What `fast_linger` returns."""
 SPOILED = 2
 """`Shared.blocked` when half a frame could not be cut off the journal."""
 TIMED_OUT = errno.ETIMEDOUT
@@ -223,7 +225,7 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "fast_change": (None, [c_void_p, POINTER(c_void_p), c_int64]),
         "fast_adopt": (c_int64, [c_void_p, c_int, c_void_p, POINTER(CallerSpec), ctypes.c_char_p, c_int64]),
         "fast_poll": (c_int, [c_void_p]),
-        "fast_linger": (c_int, [c_void_p, c_int, c_int64]),
+        "fast_linger": (c_int, [c_void_p, c_int, c_double]),
         "fast_tick": (None, [c_void_p]),
         "fast_drain": (None, [c_void_p]),
         "fast_cut": (None, [c_void_p]),

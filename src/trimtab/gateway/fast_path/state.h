@@ -28,7 +28,8 @@ enum {
     DEMANDS = 8,
     TURNS = 4,                          /* that this loop may have before others have theirs */
 };
-static const double READ_SECONDS = 20, IDLE_SECONDS = 75;
+static const double READ_SECONDS = 20, IDLE_SECONDS = 75, ANNOUNCE_SECONDS = 0.002;
+enum { HANDED = 1, WRITTEN = 2 };       /* what Python is told */
 
 struct demand {
     int64_t prompt_bytes, longest, input_price, output_price, questions;    /* -1: none */
@@ -152,6 +153,7 @@ struct handing {
 struct fast_path {
     struct shared *shared;
     int poll;
+    bool others;                        /* Python's event loop has something to do */
     int64_t generation, ids;
     struct client *clients;
     struct upstream *dead_upstreams;
