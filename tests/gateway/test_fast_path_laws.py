@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.gateway import fast_path, shapes, stream
-from trimtab.gateway.fast_path import build, layout
+from trimtab.gateway.fast_path import build, layout, terms
 from trimtab.gateway.keys import Budget, Key, Rate
 from trimtab.gateway.ledger import Ledger, Refused, Reserved, place_of
 from trimtab.gateway.routes import Entity, Template
@@ -270,11 +270,11 @@ def test_the_sums_of_a_key_are_the_ledgers(
     try:
         book, now = layout.Book(), 1_790_000_000 * 10**9
         theirs.full_at(key)  # so that it has words
-        limits = fast_path.limits_of(key)
+        limits = terms.limits_of(key)
         for later, asked, money, used, paid, settled in steps:
             now += later
             book.words, book.size, book.fd = theirs.words()
-            book.month, book.month_ends = fast_path.month_of(now)
+            book.month, book.month_ends = terms.month_of(now)
             held = layout.Reserve(tokens=asked, nano_usd=money)
             mine = ours.reserve(key, now, asked, money)
             admitted = probe.probe_reserve(

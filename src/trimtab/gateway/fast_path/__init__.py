@@ -12,36 +12,28 @@ import asyncio
 import ctypes
 import logging
 import os
-import re
 import socket
-import struct
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from trimtab.errors import TrimtabError
-from trimtab.gateway import limits, routes, rows
-from trimtab.gateway.answer import Caller, abandon, resume
+from trimtab.gateway import limits, rows
+from trimtab.gateway.answer import abandon, resume
 from trimtab.gateway.exchange import Exchange, Head
-from trimtab.gateway.fast_path import layout
-from trimtab.gateway.keys import Key
-from trimtab.gateway.ledger import place_of
+from trimtab.gateway.fast_path import layout, terms
+from trimtab.gateway.fast_path.terms import PATH, Lent, Terms, pack
+from trimtab.gateway.heads import MOST_KNOWN
 from trimtab.gateway.meter import FAST_PATH
 from trimtab.gateway.routes import Entity, Route, Snapshot
 from trimtab.gateway.rows import Gateway, Row
 from trimtab.gateway.server import Connection, Server
 from trimtab.gateway.shapes import chat
-from trimtab.gateway.stream import Usage
 from trimtab.gateway.turnstile import Turnstile
-from trimtab.gateway.upstream import EngineConnection, EngineGone, head_of
+from trimtab.gateway.upstream import EngineConnection, head_of
 from trimtab.store.journal import Opened
 
 LIBRARY = Path(__file__).with_name("fast_path.so")
-PATH = "/v1/chat/completions"
 SWITCH = "TRIMTAB_FAST_PATH"
 """on (the default), off, or the path of another build of it."""
 MOST_CREDIT, EARNED_HERE, EARNED_THERE, LOST = 4096, 1, 16, 64
@@ -49,11 +41,7 @@ MOST_CREDIT, EARNED_HERE, EARNED_THERE, LOST = 4096, 1, 16, 64
 there. So a client who never asks plainly is tried once in 64 requests, and one who does so now and then mostly."""
 LINGER_SECONDS = 0.05
 """How long the loop may go on while Python has nothing to do: until the next tick, which comes as often."""
-_PERIODS = {"hour": 0, "day": 1, "month": 2}
-_PARAMETER = re.compile(r"[a-z_0-9]+")
-_OURS = frozenset({"messages", "stream", "stream_options", "max_completion_tokens"})
 _DEMOTED, _ENDED, _HEARD, _LATE, _CANCELLED, _CUT = range(6)
-_pack = msgspec.msgpack.Encoder().encode
 
 log = logging.getLogger("trimtab.gateway")
 
@@ -71,20 +59,6 @@ def load() -> ctypes.CDLL | None:
     return library
 
 
-@dataclass
-class _Lent:
-    """What is known of a connection that was lent."""
-
-    head: Head
-    caller: Caller
-    key: Key | None
-    entity: Entity
-    route: Route
-    snapshot: Snapshot
-    patience: float
-    peer: str
-
-
 class FastPath:
     """The loop in C, as the event loop sees it. Call it from the event loop's thread."""
 
@@ -92,7 +66,8 @@ class FastPath:
         self._c, self._gateway, self._server = library, gateway, server
         self._shared = layout.Shared()
         self._f: int = library.fast_new(ctypes.byref(self._shared))
-        self._lent: dict[int, _Lent] = {}
+        self._lent: dict[int, Lent] = {}
+        self._terms: dict[int, Terms] = {}
         self._places: dict[tuple[str, str], int] = {}
         self._turnstiles: list[tuple[int, Turnstile]] = []
         self._routes: dict[tuple[int, Route], int] = {}
@@ -140,41 +115,33 @@ class FastPath:
         known, snapshot = head.known, self._gateway.routes.snapshot
         if known is None or snapshot is None or not known.good():
             return False
-        lent = self._plain(snapshot, head, connection.peer)
-        route = None if lent is None else self._route(lent)
-        if lent is None or route is None:
+        agreed = self._terms.get(id(head))
+        if agreed is None or agreed.lent.head is not head or 0 <= agreed.caller.until_ms <= time.time() * 1000:
+            agreed = self._agreed(snapshot, head, connection)
+        if agreed is None:
             return False
-        spec = _caller_spec(lent, *connection.head_around)
         try:
             fd = connection.detach()
         except OSError:
             return False
-        self._lent[self._c.fast_adopt(self._f, fd, route, ctypes.byref(spec), data, len(data))] = lent
+        number = self._c.fast_adopt(self._f, fd, agreed.route, ctypes.byref(agreed.caller), data, len(data))
+        self._lent[number] = agreed.lent
         if data:
             self._hear(self._turn())
         return True
 
-    def _plain(self, snapshot: Snapshot, head: Head, peer: str) -> _Lent | None:
-        """What is known of a connection whose requests may be answered there; None: they may not."""
-        caller, key = head.known.caller, head.known.key
-        chosen = routes.choose(snapshot, caller.id)
-        if chosen is None or snapshot.shadow is not None or self._gateway.spans_exported:
+    def _agreed(self, snapshot: Snapshot, head: Head, connection: Connection) -> Terms | None:
+        """On what terms connections with a head are lent; None: they are not."""
+        lent = terms.plain(self._gateway, snapshot, head, connection.peer)
+        route = None if lent is None else self._route(lent)
+        if lent is None or route is None:
             return None
-        entity, route = chosen
-        if caller.parent is not None or caller.client_request_id is not None or len(snapshot.demands) > layout.DEMANDS:
-            return None
-        if key is not None and len(key.budgets) > layout.BUDGETS:
-            return None
-        if entity.tls or entity.protocol != "openai" or entity.guards is not None or entity.masked or entity.twins:
-            return None
-        params = entity.template.params
-        if params.keys() & _OURS or not all(_PARAMETER.fullmatch(name) for name in params):
-            return None
-        longest = self._gateway.deadline or snapshot.endpoint.deadline
-        patience = longest if caller.deadline is None else min(longest, caller.deadline)
-        return _Lent(head, caller, key, entity, route, snapshot, patience, peer)
+        if len(self._terms) >= MOST_KNOWN:
+            self._terms.clear()
+        made = self._terms[id(head)] = Terms(lent, route, terms.caller_spec(lent, *connection.head_around))
+        return made
 
-    def _route(self, lent: _Lent) -> int | None:
+    def _route(self, lent: Lent) -> int | None:
         """The version as the loop knows it; None when its engine has no numeric address."""
         entity, route, snapshot = lent.entity, lent.route, lent.snapshot
         found = self._routes.get((id(entity), route))
@@ -200,7 +167,7 @@ class FastPath:
         params = [text for name, raw in entity.template.params.items() for text in (name.encode(), bytes(raw))]
         spec.hold("head", head_of(entity, "chat/completions"))
         spec.hold("messages", b",".join(bytes(raw) for raw in entity.template.messages))
-        spec.hold("row", b"".join(map(_pack, (entity.model, entity.version, route))))
+        spec.hold("row", b"".join(map(pack, (entity.model, entity.version, route))))
         spec.hold("shown", entity.shown[route] + snapshot.disclosed(PATH))
         spec.hold_names([name.encode() for name in names])
         spec.hold_params(params)
@@ -210,7 +177,7 @@ class FastPath:
     def _place(self, entity: Entity) -> int | None:
         place = self._places.get((entity.place, entity.address))
         if place is None:
-            packed = _socket_address(entity.address)
+            packed = terms.socket_address(entity.address)
             if packed is None:
                 return None
             place = self._places[(entity.place, entity.address)] = self._c.fast_place(self._f, packed, len(packed))
@@ -266,7 +233,8 @@ class FastPath:
         """What has to be looked at many times a second: deadlines, the clock, the month of budgets."""
         self._follow()
         self._ticked = time.monotonic()
-        self._shared.book.month, self._shared.book.month_ends = month_of(time.time_ns())
+        if self._shared.date != self._server.date:  # once a second
+            self._shared.book.month, self._shared.book.month_ends = terms.month_of(time.time_ns())
         self._shared.date = self._server.date
         self._say()
         self._c.fast_tick(self._f)
@@ -298,6 +266,7 @@ class FastPath:
         known = (ctypes.c_void_p * max(1, len(self._routes)))(*self._routes.values())
         self._c.fast_change(self._f, known, len(self._routes))
         self._routes.clear()
+        self._terms.clear()
         self._hear(True)
         known_now = self._gateway.pool.turnstiles
         self._turnstiles = [(place, one) for place, one in self._turnstiles if any(one is now for now in known_now)]
@@ -345,7 +314,7 @@ class FastPath:
         connection.peer = lent.peer
         row = self._row(lent, told, connection) if told.requested else None
         unread, unsent = told.unread.bytes(), told.unsent.bytes()
-        engine = _heard_of(lent.entity, told)
+        engine = terms.heard_of(lent.entity, told)
         if told.kind in (_CANCELLED, _CUT) or sock is None:
             connection.lost = told.kind == _CANCELLED
             if row is not None:
@@ -388,7 +357,7 @@ class FastPath:
         self._server.ended(row.exchange)
         abandon(row, engine)
 
-    def _row(self, lent: _Lent, told: layout.Handed, connection: Connection) -> Row:
+    def _row(self, lent: Lent, told: layout.Handed, connection: Connection) -> Row:
         """The row of a request in progress, as it would stand here."""
         gateway, entity, caller = self._gateway, lent.entity, lent.caller
         body, request_id = told.body.bytes(), told.request_id.bytes().decode()
@@ -407,7 +376,7 @@ class FastPath:
         row.began, row.journal_seconds, row.recorded = told.began, told.journal_seconds, True
         if asked.stream:
             row.relay = asked.tell(request_id, entity)
-            row.relay.restore(told.rest.bytes(), _usage_of(told), bool(told.done))
+            row.relay.restore(told.rest.bytes(), terms.usage_of(told), bool(told.done))
             row.sent = [told.sent.bytes()] if told.started else []
         if told.started:
             exchange.started, exchange.status = True, 200
@@ -415,77 +384,3 @@ class FastPath:
         gateway.journal.hand_back(told.segment, request_id)
         gateway.meter.arrived()
         return row
-
-
-def _heard_of(entity: Entity, told: layout.Handed) -> EngineConnection:
-    """The engine's connection as it stands: what came of its answer, and whether more can come."""
-    failure = None
-    if told.error == layout.TIMED_OUT:
-        failure = EngineGone(f"{entity.upstream} took no connection within {entity.connect_seconds:g} s")
-    elif told.error:
-        failure = EngineGone(f"the engine at {entity.address} does not answer: {os.strerror(told.error)}")
-    return EngineConnection.of(
-        entity,
-        told.status,
-        told.head.bytes(),
-        told.data.bytes(),
-        complete=bool(told.complete),
-        kept=bool(told.kept),
-        silent=bool(told.silent),
-        failure=failure,
-    )
-
-
-def _usage_of(told: layout.Handed) -> Usage:
-    counts = (told.usage.prompt, told.usage.completion, told.usage.cached, told.usage.written, told.usage.reasoning)
-    return Usage(*(None if count < 0 else count for count in counts))
-
-
-def _caller_spec(lent: _Lent, before: bytes, after: bytes) -> layout.CallerSpec:
-    spec, key = layout.CallerSpec(), lent.key
-    spec.hold("before", before)
-    spec.hold("after", after)
-    spec.hold("row", b"".join(map(_pack, (None, lent.caller.id, lent.caller.requester))))
-    spec.hold("path", _pack(PATH))
-    spec.patience, spec.until_ms = lent.patience, -1
-    spec.limits = limits_of(key)
-    if key is not None:  # to the next moment at which one of its secrets ends
-        ends = [until for until in key.until_ms if until is not None and until > time.time() * 1000]
-        spec.until_ms = min(ends, default=-1)
-    return spec
-
-
-def limits_of(key: Key | None) -> layout.Limits:
-    """A key's limits as the loop knows them."""
-    one = layout.Limits(limited=key is not None and key.limited)
-    for budget in one.budgets:
-        budget.per = -1
-    if key is None:
-        return one
-    one.base, one.tag = place_of(key)
-    for rate, said in ((one.requests, key.requests), (one.tokens, key.tokens)):
-        if said is not None:
-            rate.count, rate.each_ns = said.count, said.each_ns
-    for budget, said in zip(one.budgets, key.budgets, strict=False):
-        budget.nano_usd, budget.per = said.nano_usd, _PERIODS[said.per]
-    return one
-
-
-def month_of(now: int) -> tuple[int, int]:
-    """The number of the month (UTC) of a moment, as the ledger counts them, and when it ends; both moments epoch ns."""
-    moment = datetime.fromtimestamp(now // 1_000_000_000, UTC)
-    following = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
-    return moment.year * 12 + moment.month, int(following.timestamp()) * 1_000_000_000
-
-
-def _socket_address(address: str) -> bytes | None:
-    """A socket address as the kernel takes it; None when the host is a name."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    for family, shape in ((socket.AF_INET, "4s8x"), (socket.AF_INET6, "4x16s4x")):
-        try:
-            packed = socket.inet_pton(family, host)
-        except OSError:
-            continue
-        return struct.pack("=H", family) + struct.pack(">H", int(port)) + struct.pack(f"={shape}", packed)
-    return None

@@ -51,8 +51,8 @@ static int64_t cost_of(const struct request *q) {
     return nano_usd + cached * (price[1] - price[0]) + written * (price[2] - price[0]);
 }
 
-/* The row of a good answer. `text`: of a stream. */
-static void write_closed(struct fast_path *f, struct request *q, const struct buffer *text) {
+/* The row of a good answer. */
+static void write_closed(struct fast_path *f, struct request *q) {
     struct buffer *b = &f->journal;
     double now = q->closed_at = now_seconds(), first = q->asked.stream ? q->first_byte : now;
     size_t start = begin_frame(b, 2);
@@ -64,8 +64,8 @@ static void write_closed(struct fast_path *f, struct request *q, const struct bu
     pack_count(b, q->usage.completion);
     pack_text(b, "ok", 2);
     pack_word(f, b, &q->asked.last_said);
-    if (text) {
-        pack_text(b, text->at, text->size);
+    if (q->asked.stream) {
+        pack_text(b, q->said.at, q->said.size);
         pack_head(b, q->sent.size + sizeof DONE - 1, 0, 0xC4);
         put(b, q->sent.at, q->sent.size);
         put(b, DONE, sizeof DONE - 1);

@@ -146,13 +146,32 @@ static void finish_plain(struct fast_path *f, struct request *q) {
     }
     q->upstream->place->succeeded++;
     release(f, q);
-    write_closed(f, q, NULL);
+    write_closed(f, q);
     q->is_closing = true;
     act_later(f, q);
 }
 
 /* Streams */
 
+static struct word payload_of(const char *event, size_t size) {
+    struct word found = {event, size, false};
+    if (size >= 5 && !memcmp(event, "data:", 5)) found.at += 5, found.size -= 5;
+    while (found.size && strchr(" \t\n\r\v\f", *found.at)) found.at++, found.size--;
+    while (found.size && strchr(" \t\n\r\v\f", found.at[found.size - 1])) found.size--;
+    return found;
+}
+
+/* Remember the text of events that were passed on; at the end it would be late for whoever waits then. */
+static void remember_text(struct request *q, const char *at, size_t size) {
+    for (const char *end = at + size, *stop; at < end; at = stop + 2) {
+        stop = memmem(at, (size_t)(end - at), "\n\n", 2);
+        if (!stop) return;
+        struct word payload = payload_of(at, (size_t)(stop - at));
+        if (payload.size && *payload.at == '{' && !add_text(payload.at, payload.size, &q->said)) q->unread = true;
+    }
+}
+
+/* Pass on events to the client. */
 static void tell(struct fast_path *f, struct request *q, const char *events, size_t size) {
     static const char hex[] = "0123456789abcdef";
     char length[20], end[] = "\r\n", *digits = length + sizeof length;
@@ -173,19 +192,12 @@ static void tell(struct fast_path *f, struct request *q, const char *events, siz
                             {(void *)events, size},
                             {end, 2}};
     write_client(f, q->client, head.size ? parts : parts + 1, head.size ? 4 : 3);
+    remember_text(q, events, size);
     let_go(&head);
     if (q->upstream && q->client->out.size - q->client->out_at > BEHIND && !q->upstream->paused) {
         q->upstream->paused = true;
         want(f, &q->upstream->side, EPOLLPRI);  /* the engine waits while the client does not read */
     }
-}
-
-static struct word payload_of(const char *event, size_t size) {
-    struct word found = {event, size, false};
-    if (size >= 5 && !memcmp(event, "data:", 5)) found.at += 5, found.size -= 5;
-    while (found.size && strchr(" \t\n\r\v\f", *found.at)) found.at++, found.size--;
-    while (found.size && strchr(" \t\n\r\v\f", found.at[found.size - 1])) found.size--;
-    return found;
 }
 
 /* Events among which some are not only to be passed on. False: Python has to look. */
@@ -238,25 +250,15 @@ static bool pass_on(struct fast_path *f, struct request *q) {
 
 /* A stream came whole, or what the engine takes for whole. */
 static void finish_stream(struct fast_path *f, struct request *q) {
-    struct buffer text = {0};
-    bool good = q->done && q->sent.size && !q->rest.size;
-    for (const char *at = q->sent.at, *end = at + q->sent.size; good && at < end;) {
-        const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
-        if (!stop) break;
-        struct word payload = payload_of(at, (size_t)(stop - at));
-        good = !payload.size || *payload.at != '{' || add_text(payload.at, payload.size, &text);
-        at = stop + 2;
-    }
-    if (good) {
-        q->upstream->place->succeeded++;
-        release(f, q);
-        write_closed(f, q, &text);
-        q->is_closing = true;
-        act_later(f, q);
-    } else {
+    if (!q->done || !q->sent.size || q->rest.size || q->unread) {
         hand_heard(f, q, false, false, 0);
+        return;
     }
-    let_go(&text);
+    q->upstream->place->succeeded++;
+    release(f, q);
+    write_closed(f, q);
+    q->is_closing = true;
+    act_later(f, q);
 }
 
 /* Reading answers */

@@ -115,6 +115,7 @@ static void give_back(struct fast_path *f, struct request *q) {
 
 /* Write the rows of what was done to the journal, and do what had to wait for that. */
 static void flush(struct fast_path *f) {
+    f->streams = 0;
     while (f->acting) {
         size_t count = f->acting;
         struct request **acts = f->acts;
@@ -210,6 +211,7 @@ static bool begin(struct fast_path *f, struct client *c) {
     new_id(f, q->id);
     c->request = q;
     f->shared->in_flight++;
+    f->streams += q->asked.stream;
     write_opened(f, q);
     act_later(f, q);
     return true;
@@ -399,6 +401,7 @@ static int turn(struct fast_path *f, int milliseconds) {
         if (!side) f->others = true;
         else if (side->is_client) client_event(f, (struct client *)side, events[i].events);
         else upstream_event(f, (struct upstream *)side, events[i].events);
+        if (f->streams >= TOGETHER) flush(f);
     }
     flush(f);
     bury(f);

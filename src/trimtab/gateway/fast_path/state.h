@@ -26,6 +26,7 @@ enum {
     SEGMENTS = 4096,                    /* of the journal that may have open rows at once */
     SCRATCH = 256 << 10,
     DEMANDS = 8,
+    TOGETHER = 3,                       /* streams that begin with one write to the journal: their first piece is waited for */
     TURNS = 4,                          /* that this loop may have before others have theirs */
 };
 static const double READ_SECONDS = 20, IDLE_SECONDS = 75, ANNOUNCE_SECONDS = 0.002;
@@ -113,7 +114,8 @@ struct request {
     struct reserved reserved;
     struct usage usage;
     struct word text;                   /* of a plain answer, in `data` */
-    struct buffer head, data, rest, sent;
+    struct buffer head, data, rest, sent, said;
+    bool unread;                        /* there is text in a stream that Python has to read */
     int64_t nano_usd;
     int status;
 };
@@ -162,6 +164,7 @@ struct fast_path {
     struct handing *first, *last, *current;
     struct request **acts;
     size_t acting, acts_room;
+    int streams;                        /* that are about to begin */
     struct buffer journal, body;
     char random[4096], scratch[SCRATCH];
     size_t random_left;
@@ -236,6 +239,7 @@ static void free_request(struct request *q) {
     let_go(&q->data);
     let_go(&q->rest);
     let_go(&q->sent);
+    let_go(&q->said);
     free(q);
 }
 
