@@ -155,29 +155,37 @@ def at_promotion(
     return report
 
 
-def admit(
+def asked(
     settings: Settings,
     loaded: Loaded,
     control: Control,
     version: ModelVersion,
     now: datetime,
     checked: Sequence[str] = (),
-) -> None:
-    """Let a version that no decision speaks for become champion, or raise Unproved: a clause that blocks is not proved.
+) -> ComplianceReport | None:
+    """What stands between a version that no decision speaks for and the champion's alias. Nothing is recorded.
 
-    The report is recorded either way. `checked`: only clauses of these checks are asked. A project without guidelines
-    admits everything.
+    `checked`: only clauses of these checks. None where nothing is asked: a project without guidelines, or without such
+    clauses.
     """
-    if loaded.guidelines is None:
+    book = loaded.guidelines
+    only = [clause.id for clause in book.clauses if not checked or clause.check in checked] if book else []
+    return evaluate(settings, loaded, control, version, now, occasion="promote", only=only) if only else None
+
+
+def admit(control: Control, report: ComplianceReport | None) -> None:
+    """Record what was asked of a version, and let it become champion or raise Unproved: a blocking clause is open."""
+    if report is None:
         return
-    only = [clause.id for clause in loaded.guidelines.clauses if not checked or clause.check in checked]
-    if not only:
-        return
-    report = evaluate(settings, loaded, control, version, now, occasion="promote", only=only)
     record(control, report)
-    if report.open:
+    refuse(report)
+
+
+def refuse(report: ComplianceReport | None) -> None:
+    """Raise Unproved where a clause that blocks is not proved."""
+    if report is not None and report.open:
         said = "; ".join(f"{finding.clause} is {finding.status}: {finding.reason}" for finding in report.open)
-        raise Unproved(f"version {version.version} may not become champion. {said}")
+        raise Unproved(f"version {report.version} may not become champion. {said}")
 
 
 def look(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> ComplianceReport | None:
@@ -379,7 +387,7 @@ def _disclosure(settings: Settings, loaded: Loaded) -> str | None:
         routes = Routes.model_validate_json(settings.routes_file.read_bytes())
         if routes.disclosure != section.by_path(model):
             return None
-    silent = [path for path, route in section.routes.items() if route.mode == "off"]
+    silent = [path for path, route in section.own.items() if route.mode == "off"]
     header = section.header(model)
     return "" if silent or not header else f"AI-Disclosure: {header}"
 
