@@ -20,7 +20,7 @@ from trimtab import settings as environment
 from trimtab.cli import app
 from trimtab.errors import Fixable, Unproved
 from trimtab.lifecycle import compliance, erasure, rows
-from trimtab.lifecycle.evidence import system_card
+from trimtab.lifecycle.evidence import card_on_record
 from trimtab.lifecycle.explain import explain
 from trimtab.project import Loaded
 from trimtab.records.erasure import Tombstone
@@ -161,9 +161,7 @@ def test_clauses_are_proved_one_by_one_and_lost_evidence_unproves_them(desk: Des
     )
     assert later.findings[0].status == "STALE"
 
-    card = system_card(desk.control, desk.loaded, desk.version)
-    assert card == system_card(Control(desk.settings), project.load(desk.settings.root), desk.version)
-    assert "- Not for: credit decisions" in card
+    assert "- Not for: credit decisions" in card_on_record(desk.control, desk.version)
     for lost, clauses in (("drill", {"HUM-01"}), ("attestation", {"USE-01"}), ("decision", {"BIAS-01", "QUA-01"})):
         desk.forget(lost)
         found = desk.statuses()
@@ -277,7 +275,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     )
     journal.close()
     drain(settings)
-    near = explain(replace(settings, blobs=environment.load().blobs), loaded, control, "40").nearest
+    near = explain(replace(settings, blobs=environment.load().blobs), control, "40").nearest
     assert [row.request_id for row in near] == ["8", "7", "7~twin"]
     assert near[0].likeness > 0.5 > near[1].likeness
 
@@ -298,7 +296,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     assert (stone.rows, stone.feedback, stone.dataset_rows, stone.key_destroyed) == (1, 1, {"da" * 32: 2}, True)
     assert (folder / "train.jsonl").read_text() == lines[2]
     assert Lake(settings).find("7")["input_text"].to_list() == [None]
-    told = explain(settings, loaded, control, "7")
+    told = explain(settings, control, "7")
     assert (told.question, told.version) == (None, f"{MODEL}/1")
     assert "were erased" in " ".join(told.missing)
     assert seals.faults(settings, control, MODEL, 0) == []

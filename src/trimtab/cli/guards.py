@@ -129,7 +129,7 @@ def apply(
     version = registry.register_guards(settings, loaded, control)
     if version.parent != now.version:  # registered before, on an earlier champion
         version = version.model_copy(update={"parent": now.version})
-    compliance.admit(control, compliance.asked(settings, loaded, control, version, utc_now(), _CLAUSES))
+    compliance.admit(loaded, control, compliance.asked(settings, loaded, control, version, utc_now(), _CLAUSES))
     moving.guard(settings, control, version, actor=f"cli:{user()}", reason=reason)
     show.say(f"{now.spec.model} champion is version {version.version}")
     show.then("`trimtab status`; `trimtab rollback` takes it back")

@@ -119,7 +119,7 @@ def promote(
     model = loaded.project.name
     move = apply.appointment(control, model, version, actor=f"cli:{user()}", reason=reason)
     found = registry.get(control, model, version)
-    compliance.admit(control, compliance.asked(settings, loaded, control, found, utc_now()))
+    compliance.admit(loaded, control, compliance.asked(settings, loaded, control, found, utc_now()))
     show.say(f"{model} champion: {show.version(move.before)} -> {show.version(version)}")
     show.agreed("Promote?", yes=yes)
     apply.appoint(settings, control, move)

@@ -37,6 +37,7 @@ from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, canonical_json, content_hash
 from trimtab.records.registry import AliasMove, ModelVersion, VersionSpec
 from trimtab.records.responsible import Audit
+from trimtab.registry import project_files
 from trimtab.responsible import card, checks
 from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
 from trimtab.responsible.guards import cards as guard_cards
@@ -126,6 +127,7 @@ def evaluate(
         model=version.spec.model,
         version=version.version,
         guidelines_sha256=loaded.guidelines_sha256,
+        config_hash=loaded.hash,
         system=book.system,
         occasion=occasion,
         at=now,
@@ -151,6 +153,7 @@ def at_promotion(
     if made is not None:
         return made
     report = evaluate(settings, loaded, control, version, now, occasion="promote", gates=gates)
+    project_files.keep(control, loaded)
     control.put("compliance", f"{version.spec.model}/{version.version}/{key}", report)
     return report
 
@@ -173,11 +176,11 @@ def asked(
     return evaluate(settings, loaded, control, version, now, occasion="promote", only=only) if only else None
 
 
-def admit(control: Control, report: ComplianceReport | None) -> None:
+def admit(loaded: Loaded, control: Control, report: ComplianceReport | None) -> None:
     """Record what was asked of a version, and let it become champion or raise Unproved: a blocking clause is open."""
     if report is None:
         return
-    record(control, report)
+    record(loaded, control, report)
     refuse(report)
 
 
@@ -202,11 +205,12 @@ def look(settings: Settings, loaded: Loaded, control: Control, now: datetime) ->
     before = last(control, loaded, version)
     if before is not None and before.at + timedelta(days=min(periods)) > now:
         return None
-    return record(control, evaluate(settings, loaded, control, version, now, occasion="schedule"))
+    return record(loaded, control, evaluate(settings, loaded, control, version, now, occasion="schedule"))
 
 
-def record(control: Control, report: ComplianceReport) -> ComplianceReport:
-    """Keep a report as a fact, and in the audit log."""
+def record(loaded: Loaded, control: Control, report: ComplianceReport) -> ComplianceReport:
+    """Keep a report as a fact, and in the audit log; so is the file that it was made under."""
+    project_files.keep(control, loaded)
     control.put("compliance", f"{report.model}/{report.version}/{report.at.isoformat()}", report)
     return report
 
@@ -232,7 +236,7 @@ def gather(
     rows = _parameter(loaded, "log.integrity", LogIntegrity()).rows
     answered, sealed = lake.count_before(now - grace), seals.sealed_to(control, model)
     deleted = [run.at - run.metadata_before for run in runs if run.metadata_before and run.metadata_rows]
-    text = cards.system_card(control, loaded, version)
+    text = cards.system_card(control, version, project_files.said(loaded, now), loaded.guidelines)
     asked = control.facts("erase_request", ErasureRequest)
     done = {stone.subject: stone.at for stone in control.facts("tombstone", Tombstone)}
     size, _ = control.newest_checkpoint() or (0, "")

@@ -27,6 +27,7 @@ from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt, Weights
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
+from trimtab.registry import project_files
 from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
 from trimtab.store import artifacts
@@ -325,7 +326,7 @@ def _register(work: Work, dataset: DatasetVersion, run: TrainingRun) -> ModelVer
         work.settings,
         work.control,
         work.champion.spec.model_copy(update=changes),
-        config_hash=work.loaded.hash,
+        config_hash=project_files.keep(work.control, work.loaded),
         note=f"cycle {work.key}: {run.method}, mitigation {dataset.mitigation}",
         dataset=dataset,
         training=run,
@@ -380,6 +381,7 @@ def _decide(work: Work, candidate: ModelVersion) -> Decision:
         now=utc_now(),
         unproved=[f"Clause {f.clause} is {f.status}: {f.reason}" for f in report.open] if report else (),
         guidelines=work.loaded.guidelines_sha256,
+        config_hash=project_files.keep(work.control, work.loaded),
     )
     work.control.put("decision", work.key, decision)
     card(work.settings, work.loaded, candidate.version)

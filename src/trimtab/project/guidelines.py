@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import get_args
 
+from pydantic import ValidationError
+
+from trimtab.errors import ConfigError
 from trimtab.project.guarding import ASKABLE, SPANS
-from trimtab.project.reading import Document, Loc, Reading, section_of, shown, suggestion
+from trimtab.project.reading import Document, Loc, Reading, parse, section_of, shown, suggestion
 from trimtab.records.guards import GuardKind
 from trimtab.records.guidelines import CHECKS, Attest, Clause, GuardActive, Guidelines
 from trimtab.records.project import Project
@@ -39,6 +43,15 @@ def guidelines(reading: Reading, project: Project) -> Guidelines | None:
             reading.fault((*loc, "id"), message, "give each clause an id of its own", document=document)
         _check(reading, document, loc, clause, found, project)
     return found if _errors(reading) == before else None
+
+
+def read_back(text: str) -> Guidelines | None:
+    """Guidelines from their recorded text; None when this release does not read what another one wrote."""
+    try:
+        data = parse(text.removeprefix("\ufeff"), "guidelines.yaml").data
+        return Guidelines.model_validate_json(json.dumps(data), strict=True)
+    except (ConfigError, ValidationError):
+        return None
 
 
 def _errors(reading: Reading) -> int:

@@ -28,6 +28,7 @@ from trimtab.promotion.gather import Say
 from trimtab.records.registry import ModelVersion, VersionSpec
 from trimtab.records.responsible import Audit
 from trimtab.registry import audits as runs
+from trimtab.registry import project_files
 from trimtab.responsible import identities, mitigation, plots
 from trimtab.responsible.mitigation import Acceptance, Trial
 from trimtab.responsible.plots import Point
@@ -133,7 +134,7 @@ def register(place: Place, chosen: Tried) -> ModelVersion:
         place.settings,
         place.control,
         chosen.spec,
-        config_hash=place.loaded.hash,
+        config_hash=project_files.keep(place.control, place.loaded),
         note=f"{chosen.name}: {'; '.join(chosen.acceptance.reasons)}",
         parent=place.version.version,
     )

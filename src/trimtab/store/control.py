@@ -79,7 +79,7 @@ _checkpoints = sa.Table(
 
 AUDITED = frozenset(
     {"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"}
-    | {"audit", "compliance", "waiver", "attestation", "drill"}
+    | {"project_file", "guidelines", "audit", "compliance", "waiver", "attestation", "drill"}
     | {"seal", "erase_request", "hold", "tombstone", "retention", "attribute_read"}
 )
 """Kinds of fact that enter the audit log in the transaction that writes them."""

@@ -302,7 +302,8 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
     """What is wrong with an evidence bundle (zip), in words, and how many entries it holds.
 
     Every file is the one whose SHA-256 the signed manifest names; every entry is proved to be in the log that the
-    newest checkpoint signs; entries are in order and without a gap; that log only adds to the older one beside it.
+    newest checkpoint signs; entries are in order and without a gap; that log only adds to the older one beside it; the
+    guidelines that entries name are there, to the byte.
     """
     with zipfile.ZipFile(file) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -322,10 +323,12 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
         return faults, 0
     _, size, tree = read_checkpoint(open_note(files["checkpoint.note"].decode(), key))
     entries = [json.loads(line) for line in files["entries.jsonl"].decode().splitlines()]
-    for before, entry in zip([None, *entries[:-1]], entries, strict=True):
+    in_force = [json.loads(files["in_force.json"])] if "in_force.json" in files else []
+    for entry in [*in_force, *entries]:
         proof = [bytes.fromhex(step) for step in entry["proof"]]
         if not includes(entry["seq"] - 1, size, leaf_hash(entry_bytes(entry)), proof, tree):
             faults.append(f"entry {entry['seq']} is not in the log that was signed")
+    for before, entry in zip([None, *entries[:-1]], entries, strict=True):
         if before is not None and entry["seq"] != before["seq"] + 1:
             faults.append(f"entries between {before['seq']} and {entry['seq']} are missing")
     if "earlier.json" in files:
@@ -333,7 +336,21 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
         _, old, old_tree = read_checkpoint(open_note(earlier["checkpoint"], key))
         if not extends(old, size, old_tree, tree, [bytes.fromhex(step) for step in earlier["proof"]]):
             faults.append(f"the log of {size} entries does not continue the one of {old} that was signed earlier")
+    texts = {Path(name).stem: data for name, data in files.items() if name.startswith("guidelines/")}
+    absent = json.loads(manifest).get("guidelines_not_on_record", [])
+    for name in sorted(name for name, data in texts.items() if hashlib.sha256(data).hexdigest() != name):
+        faults.append(f"guidelines/{name}.yaml is not the file of that SHA-256")
+    for entry in [*in_force, *entries]:
+        named = guidelines_of(entry["kind"], entry["body"])
+        if named and named not in texts and named not in absent:
+            faults.append(f"entry {entry['seq']} names guidelines {named}, which are not here")
     return faults, len(entries)
+
+
+def guidelines_of(kind: str, body: str) -> str:
+    """The SHA-256 of the guidelines that an entry was made under; empty for one that names none."""
+    place = {"project_file": "guidelines_sha256", "compliance": "guidelines_sha256", "decision": "guidelines"}.get(kind)
+    return str(json.loads(body).get(place, "")) if place else ""
 
 
 def main() -> int:
