@@ -166,14 +166,17 @@ def add(
 
 def read(
     attribute: Annotated[list[str], typer.Argument(help="Which attributes.")],
-    purpose: Annotated[str, typer.Option(help="What for; it stands in the audit log.")],
+    purpose: Annotated[
+        str, typer.Option(help="What for: needed, and stands in the audit log.", show_default=False)
+    ] = "",
     project: Folder = Path(),
     requests: Annotated[
         bool, typer.Option("--requests", help="As CSV by request, for `trimtab fairness measure --groups`.")
     ] = False,
 ) -> None:
-    """Print protected attributes as JSON Lines, by pseudonym. The read is in the audit log before the first line.
+    """Print protected attributes as JSON Lines, by pseudonym.
 
+    The read is in the audit log before the first line, and so is one that was refused.
     TRIMTAB_ATTRIBUTES_KEY holds the secret of an API key with the scope attributes. An audit needs no file of them:
     trimtab attributes read gender --purpose audit --requests | trimtab fairness measure --groups /dev/stdin
     """
@@ -181,9 +184,12 @@ def read(
     _, control = recorded(project)
     from trimtab.records.record import utc_now
     from trimtab.store import attributes
+    from trimtab.store.drain import drain
 
+    if requests:
+        drain(settings)
     secret, model = os.environ.get("TRIMTAB_ATTRIBUTES_KEY", ""), loaded.project.name
-    found = attributes.read(settings, control, model, secret, tuple(attribute), purpose, utc_now())
+    found = attributes.read(settings, control, model, secret, tuple(attribute), purpose, f"cli:{user()}", utc_now())
     if requests:
         out = csv.DictWriter(sys.stdout, ["id", *attribute], restval="", lineterminator="\n")
         out.writeheader()
