@@ -351,3 +351,16 @@ def test_retention_empties_old_rows_deletes_older_ones_and_leaves_what_is_held(d
     assert Lake(settings).sample(0, 41, ["row"])["row"].to_list() == [9, 40]
     assert Lake(settings).count() == 41  # numbers are never used twice
     assert seals.faults(settings, control, MODEL, 0) == []
+
+
+def test_no_row_goes_before_its_time_under_the_guidelines(desk: Desk) -> None:
+    settings = desk.settings
+    path = settings.root / "trimtab.yaml"
+    said = "evidence: {retention: {content_days: 30, metadata_days: 90}}\n"
+    path.write_text(path.read_text().partition("evidence:")[0] + said)
+    loaded, now = project.load(settings.root), utc_now()
+    assert erasure.kept_days(loaded) == (30, 183)  # LOG-03 asks for half a year where it names no number
+    old = erasure.due(settings, loaded, desk.control, now + timedelta(days=120))
+    assert old.metadata_before == now + timedelta(days=120) - timedelta(days=183)
+    (warned,) = [fault for fault in project.check(settings.root, now.date()) if "fewer than" in str(fault)]
+    assert (warned.file, warned.severity) == ("guidelines.yaml", "warning")

@@ -118,20 +118,19 @@ def hold(
 def retention(project: Folder = Path(), yes: Yes = False, dry_run: DryRun = False) -> None:
     """Apply evidence.retention: erase the content of old rows, delete rows that are older still. It shows, and asks.
 
-    Run it from a timer with --yes. Rows under a legal hold stay.
+    Run it from a timer with --yes. Rows under a legal hold stay, and so do rows that a clause of the guidelines
+    (log.retention) asks to be kept longer.
     """
     settings, loaded = opened(project)
     _, control = recorded(project)
     from trimtab.lifecycle import erasure
     from trimtab.records.record import utc_now
 
-    now, section = utc_now(), loaded.project.evidence.retention
+    now, (content_days, metadata_days) = utc_now(), erasure.kept_days(loaded)
     old = erasure.due(settings, loaded, control, now)
-    kept = {
-        days: "for good" if days is None else f"{days} days" for days in (section.content_days, section.metadata_days)
-    }
-    show.say(f"content is kept {kept[section.content_days]}: {len(old.content)} rows to empty")
-    show.say(f"metadata is kept {kept[section.metadata_days]}: {len(old.metadata)} rows to delete")
+    kept = {days: "for good" if days is None else f"{days} days" for days in (content_days, metadata_days)}
+    show.say(f"content is kept {kept[content_days]}: {len(old.content)} rows to empty")
+    show.say(f"metadata is kept {kept[metadata_days]}: {len(old.metadata)} rows to delete")
     show.say(f"{old.held} rows stay because of a legal hold")
     if not (len(old.content) or len(old.metadata)):
         show.then("nothing is due")

@@ -48,6 +48,8 @@ from trimtab.store.lake import Lake
 
 DRILLED_WITHIN = timedelta(hours=24)
 """How old the rollback may be that a drill names."""
+FRESH = timedelta(minutes=15)
+"""How long a report holds for a rollout that goes on."""
 
 
 def guards(version: ModelVersion) -> tuple[Guard, ...]:
@@ -182,6 +184,19 @@ def admit(loaded: Loaded, control: Control, report: ComplianceReport | None) -> 
         return
     record(loaded, control, report)
     refuse(report)
+
+
+def readmit(settings: Settings, loaded: Loaded, control: Control, version: ModelVersion, now: datetime) -> None:
+    """Raise Unproved where a clause that blocks is not proved any more, though it was when the version was decided on.
+
+    A rollout waits for people and for callers. A whole report that is younger than FRESH is not made again.
+    """
+    book = loaded.guidelines
+    newest = last(control, loaded, version)
+    if book and newest and newest.at > now - FRESH and len(newest.findings) == len(book.clauses):
+        refuse(newest)
+    else:
+        admit(loaded, control, asked(settings, loaded, control, version, now))
 
 
 def refuse(report: ComplianceReport | None) -> None:

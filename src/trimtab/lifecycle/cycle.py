@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from trimtab import registry, training
-from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable
+from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable, Unproved
 from trimtab.lifecycle import compliance, deployments, erasure
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
 from trimtab.lifecycle.rows import Rows, here
@@ -151,11 +151,20 @@ def finish(work: Work, candidate: ModelVersion, decision: Decision) -> CycleEnd:
         say = _say(work, "roll out")
         actor, rows = f"cycle {cycle.id}", work.rows
         endpoint = rows.endpoint or rollout.Endpoint(rows.lake)
-        promoted = rollout.roll_out(settings, work.loaded, control, decision, actor, say, endpoint=endpoint)
+        promoted = rollout.roll_out(
+            settings,
+            work.loaded,
+            control,
+            decision,
+            actor,
+            say,
+            endpoint=endpoint,
+            admit=lambda: compliance.readmit(settings, work.loaded, control, candidate, utc_now()),
+        )
         outcome = "promoted" if promoted else "rolled_back"
         summary = "; ".join(decision.reasons) if promoted else "the canary failed more often than the champion"
-    except Conflict as conflict:
-        outcome, summary = "held", str(conflict)
+    except (Conflict, Unproved) as stopped:
+        outcome, summary = "held", str(stopped)
     except EngineError as error:
         outcome, summary = "failed", str(error)
     card(settings, work.loaded, candidate.version)
