@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -164,3 +164,13 @@ def test_a_bundle_holds_the_guidelines_of_its_period_and_the_verifier_misses_the
     assert "is not the file of that SHA-256" in bundle.signed_anew(other)
     forged = bundle.files | {"in_force.json": bundle.files["in_force.json"].replace(old.encode(), new.encode())}
     assert "is not in the log that was signed" in bundle.signed_anew(forged)
+
+
+def test_guidelines_that_only_an_earlier_release_used_are_listed_as_not_on_record(desk: Desk, tmp_path: Path) -> None:
+    found = compliance.evaluate(desk.settings, desk.loaded, desk.control, desk.version, utc_now())
+    desk.control.put("compliance", f"{MODEL}/1/old", found.model_copy(update={"guidelines_sha256": "0" * 64}))
+    bundle = Bundle(desk, datetime(2020, 1, 1, tzinfo=UTC), tmp_path)
+    assert "whole and in place" in bundle.verified()
+    assert json.loads(bundle.files["manifest.json"])["guidelines_not_on_record"] == ["0" * 64]
+    spoiled = bundle.files | {"entries.jsonl": bundle.files["entries.jsonl"].replace(b'"body": "{', b'"body": "[')}
+    assert "is not in the log that was signed" in bundle.signed_anew(spoiled)

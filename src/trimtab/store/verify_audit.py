@@ -340,7 +340,7 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
     absent = json.loads(manifest).get("guidelines_not_on_record", [])
     for name in sorted(name for name, data in texts.items() if hashlib.sha256(data).hexdigest() != name):
         faults.append(f"guidelines/{name}.yaml is not the file of that SHA-256")
-    for entry in [*in_force, *entries]:
+    for entry in [] if faults else [*in_force, *entries]:  # a body that was edited may be anything
         named = guidelines_of(entry["kind"], entry["body"])
         if named and named not in texts and named not in absent:
             faults.append(f"entry {entry['seq']} names guidelines {named}, which are not here")
