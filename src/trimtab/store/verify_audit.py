@@ -161,8 +161,10 @@ def open_note(note: str, key: str, verified: Callable[[bytes, bytes, bytes], boo
     text, cut, lines = note.rpartition("\n\n")
     if not cut:
         raise Invalid("the note has no signature")
+    if not lines.endswith("\n"):
+        raise Invalid("the note does not end with a line end")
     text += "\n"
-    for line in lines.splitlines():
+    for line in lines[:-1].split("\n"):  # a line ends nowhere else, as splitlines() would have it
         mark, _, rest = line.partition(" ")
         signer, _, encoded = rest.partition(" ")
         if mark != "\u2014" or signer != name:
@@ -171,6 +173,8 @@ def open_note(note: str, key: str, verified: Callable[[bytes, bytes, bytes], boo
             signature = base64.b64decode(encoded, validate=True)
         except binascii.Error:
             raise Invalid("the note's signature is not base64") from None
+        if base64.b64encode(signature).decode() != encoded:  # bits that decode to nothing
+            raise Invalid("the note's signature is not base64 as it is written")
         if signature[:4] == key_id(name, public):
             if not (verified or ed25519_verify)(public, text.encode(), signature[4:]):
                 raise Invalid("the note's signature is not that of its text")
