@@ -21,7 +21,8 @@ def verify(
     project: Folder = Path(),
     file: Annotated[Path | None, typer.Option(help="Check this export instead: no project is needed.")] = None,
     checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="A checkpoint kept elsewhere: the log must contain what it signed.")
+        list[Path] | None,
+        typer.Option(help="Checkpoints kept elsewhere, such as an anchor's file: the log must contain them."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Verifier key (`trimtab audit key`); needed with --file.")] = None,
     rows: Annotated[
@@ -34,9 +35,9 @@ def verify(
     Exit code 0 with the count; 4 with every fault. A checkpoint kept elsewhere rules out that the whole log was written
     anew or cut off at its end.
     """
-    from trimtab.store import audit
+    from trimtab.store import audit, verify_audit
 
-    notes = [_text(path) for path in checkpoint or []]
+    notes = [note for path in checkpoint or [] for note in verify_audit.notes_of(_text(path))]
     if file is not None:
         if key is None or not notes:
             raise Fixable("an export proves nothing by itself", "pass --checkpoint FILE and --key KEY, too")

@@ -182,6 +182,14 @@ def open_note(note: str, key: str, verified: Callable[[bytes, bytes, bytes], boo
     raise Invalid(f"the note is not signed by {name}")
 
 
+def notes_of(text: str) -> list[str]:
+    """The notes of a file: one, or all that an anchor added to it, a blank line after each."""
+    if text.count("\n\n") < 2:
+        return [text]
+    parts = text.removesuffix("\n\n").split("\n\n")
+    return ["\n\n".join(parts[first : first + 2]) + "\n" for first in range(0, len(parts), 2)]
+
+
 def read_checkpoint(text: str) -> tuple[str, int, bytes]:
     """Origin, size and root of a checkpoint's text. Raises Invalid."""
     lines = text.splitlines()
@@ -362,14 +370,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="entries (JSON Lines from `trimtab audit export`) or a bundle (.zip)")
     parser.add_argument("--key", required=True, help="verifier key, got from the operator by another way")
-    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="signed note; may be repeated")
+    parser.add_argument(
+        "--checkpoint", type=Path, action="append", default=[], help="file of signed notes; may be repeated"
+    )
     options = parser.parse_args()
     try:
         if options.file.suffix == ".zip":
             faults, count = bundle_faults(options.file, options.key)
         else:
             lines = options.file.read_text("utf-8").splitlines()
-            notes = [path.read_text("utf-8") for path in options.checkpoint]
+            notes = [note for path in options.checkpoint for note in notes_of(path.read_text("utf-8"))]
             faults, count = faults_of(lines, notes, options.key), len(lines)
     except Invalid as error:
         faults, count = [str(error)], 0
