@@ -15,7 +15,7 @@ help:
 	@echo "make bench-gateway   what the gateway costs beside nginx and its peers; PEERS=nginx,litellm chooses"
 	@echo "make bench-scoring   what scoring rows costs beside mlflow models serve, on the same scikit-learn model"
 	@echo "make bench-local-model  tokens per second of the small model through the gateway, beside llama.cpp's own server"
-	@echo "make bench-responsible   error rates of the gate, mitigation frontiers, guard cards, the audit chain; DATA=folder of public data"
+	@echo "make bench-responsible   error rates of the gate, mitigation frontiers, guard cards, the audit chain, keys of subjects; DATA=folder of public data"
 	@echo "make faults          faults injected into its processes under load, and the books afterwards"
 	@echo "make clean  remove the environment and the demo"
 

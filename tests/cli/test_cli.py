@@ -265,6 +265,7 @@ def test_status_shows_everything_on_one_screen(control: Control, folder: Path, r
     ):
         assert words in out
     assert len(out.splitlines()) < 24
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
 
 
 def test_history_lists_who_moved_what_when_and_why(control: Control, run: Run) -> None:

@@ -79,8 +79,12 @@ def test_guards_are_not_weakened_below_what_the_guidelines_ask(tmp_path: Path) -
     (tmp_path / "trimtab.yaml").write_text(
         FILE + "guidelines: guidelines.yaml\nguards: {checks: [{kind: pii, action: shadow}]}\n"
     )
-    refused = CliRunner().invoke(app, ["guards", "apply", "--yes", *here])
+    entries = len(control.audit_entries())
+    assert isinstance(CliRunner().invoke(app, ["guards", "apply", "--dry-run", *here]).exception, Unproved)
+    assert len(control.audit_entries()) == entries
+    refused = CliRunner().invoke(app, ["guards", "apply", *here])
     assert isinstance(refused.exception, Unproved), refused.output
+    assert "Put them live?" not in refused.output  # nobody is asked what cannot be done
     assert "PRIV-01 is FAIL" in str(refused.exception)
     assert registry.champion(control, "desk") == first
     assert control.audit_entries()[-1].kind == "compliance"

@@ -10,7 +10,7 @@ from trimtab.records.endpoint import DisclosureSection
 SECTION = DisclosureSection.model_validate(
     {
         "notice": "https://example.org/ai",
-        "routes": {"/predict": {"mode": "ai-originated"}, "/invocations": {"mode": "off"}},
+        "routes": {"/predict": {"mode": "ai-originated"}, "/invocations": {"mode": "off", "notice": None}},
     }
 )
 
@@ -19,6 +19,28 @@ def test_the_header_is_the_drafts_dictionary() -> None:
     """draft-abaris-aicdh: a dictionary (RFC 9651) with the members mode and model."""
     assert SECTION.header("desk") == 'mode=machine-generated, model="desk"'
     assert DisclosureSection(mode="off").by_path("desk") == {"": ""}
+
+
+def test_a_path_says_as_all_do_what_it_does_not_set_itself() -> None:
+    section = DisclosureSection.model_validate(
+        {
+            "mode": "ai-modified",
+            "notice": "https://example.org/ai",
+            "routes": {
+                "/predict": {"mode": "ai-originated"},
+                "/v1/completions": {"notice": "https://example.org/other"},
+                "/invocations": {"notice": None},
+            },
+        }
+    )
+    link = 'link: <https://example.org/{}>; rel="describedby"\r\n'
+    assert section.by_path("m") == {
+        "": 'ai-disclosure: mode=ai-modified, model="m"\r\n' + link.format("ai"),
+        "/predict": 'ai-disclosure: mode=ai-originated, model="m"\r\n' + link.format("ai"),
+        "/v1/completions": 'ai-disclosure: mode=ai-modified, model="m"\r\n' + link.format("other"),
+        "/invocations": 'ai-disclosure: mode=ai-modified, model="m"\r\n',
+    }
+    assert DisclosureSection.model_validate({"mode": "off", "routes": {"/predict": {}}}).own["/predict"].mode == "off"
 
 
 def test_every_answer_carries_it_plain_and_streamed_each_path_its_own(place: Place) -> None:
@@ -32,7 +54,7 @@ def test_every_answer_carries_it_plain_and_streamed_each_path_its_own(place: Pla
         assert answer.headers["link"] == '<https://example.org/ai>; rel="describedby"'
     answer = plain_http.post(f"{place.url}/predict", json={"input": "hello"})
     assert answer.headers["ai-disclosure"] == 'mode=ai-originated, model="m"'
-    assert "link" not in answer.headers
+    assert answer.headers["link"] == '<https://example.org/ai>; rel="describedby"'
     answer = plain_http.post(f"{place.url}/invocations", json={"inputs": ["hello"]})
     assert answer.status_code == 200
-    assert "ai-disclosure" not in answer.headers
+    assert not {"ai-disclosure", "link"} & answer.headers.keys()

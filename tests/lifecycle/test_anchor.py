@@ -79,6 +79,12 @@ def test_each_place_has_the_newest_checkpoint_and_an_edit_of_the_database_cannot
     kept = (tmp_path / "outside" / "checkpoints").read_text()
     assert kept.endswith(newest + "\n")
     assert kept.count(newest) == 1
+    lines, key = [entry.model_dump_json() for entry in control.audit_entries()], control.signer.verifier_key
+    anchors = verify_audit.notes_of(kept)
+    assert len(anchors) > 1
+    assert verify_audit.faults_of(lines, anchors, key) == []  # the anchor's file as it is, on an auditor's machine
+    assert "the end was cut off" in " ".join(verify_audit.faults_of(lines[:-1], anchors, key))
+    assert verify_audit.faults_of(lines, verify_audit.notes_of(kept.replace("\n2\n", "\n1\n", 1)), key)
     tags = mlflow.MlflowClient(where.mlflow_uri).get_registered_model("desk").tags
     assert tags["trimtab.audit_checkpoint"] == newest
     assert verify_audit.read_checkpoint(verify_audit.open_note(newest, control.signer.verifier_key))[1] == len(

@@ -20,7 +20,7 @@ from trimtab import settings as environment
 from trimtab.cli import app
 from trimtab.errors import Fixable, Unproved
 from trimtab.lifecycle import compliance, erasure, rows
-from trimtab.lifecycle.evidence import system_card
+from trimtab.lifecycle.evidence import card_on_record
 from trimtab.lifecycle.explain import explain
 from trimtab.project import Loaded
 from trimtab.records.erasure import Tombstone
@@ -161,9 +161,7 @@ def test_clauses_are_proved_one_by_one_and_lost_evidence_unproves_them(desk: Des
     )
     assert later.findings[0].status == "STALE"
 
-    card = system_card(desk.control, desk.loaded, desk.version)
-    assert card == system_card(Control(desk.settings), project.load(desk.settings.root), desk.version)
-    assert "- Not for: credit decisions" in card
+    assert "- Not for: credit decisions" in card_on_record(desk.control, desk.version)
     for lost, clauses in (("drill", {"HUM-01"}), ("attestation", {"USE-01"}), ("decision", {"BIAS-01", "QUA-01"})):
         desk.forget(lost)
         found = desk.statuses()
@@ -277,7 +275,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     )
     journal.close()
     drain(settings)
-    near = explain(replace(settings, blobs=environment.load().blobs), loaded, control, "40").nearest
+    near = explain(replace(settings, blobs=environment.load().blobs), control, "40").nearest
     assert [row.request_id for row in near] == ["8", "7", "7~twin"]
     assert near[0].likeness > 0.5 > near[1].likeness
 
@@ -298,7 +296,7 @@ def test_a_subject_is_held_then_erased_from_rows_and_datasets_and_the_versions_a
     assert (stone.rows, stone.feedback, stone.dataset_rows, stone.key_destroyed) == (1, 1, {"da" * 32: 2}, True)
     assert (folder / "train.jsonl").read_text() == lines[2]
     assert Lake(settings).find("7")["input_text"].to_list() == [None]
-    told = explain(settings, loaded, control, "7")
+    told = explain(settings, control, "7")
     assert (told.question, told.version) == (None, f"{MODEL}/1")
     assert "were erased" in " ".join(told.missing)
     assert seals.faults(settings, control, MODEL, 0) == []
@@ -353,3 +351,16 @@ def test_retention_empties_old_rows_deletes_older_ones_and_leaves_what_is_held(d
     assert Lake(settings).sample(0, 41, ["row"])["row"].to_list() == [9, 40]
     assert Lake(settings).count() == 41  # numbers are never used twice
     assert seals.faults(settings, control, MODEL, 0) == []
+
+
+def test_no_row_goes_before_its_time_under_the_guidelines(desk: Desk) -> None:
+    settings = desk.settings
+    path = settings.root / "trimtab.yaml"
+    said = "evidence: {retention: {content_days: 30, metadata_days: 90}}\n"
+    path.write_text(path.read_text().partition("evidence:")[0] + said)
+    loaded, now = project.load(settings.root), utc_now()
+    assert erasure.kept_days(loaded) == (30, 183)  # LOG-03 asks for half a year where it names no number
+    old = erasure.due(settings, loaded, desk.control, now + timedelta(days=120))
+    assert old.metadata_before == now + timedelta(days=120) - timedelta(days=183)
+    (warned,) = [fault for fault in project.check(settings.root, now.date()) if "fewer than" in str(fault)]
+    assert (warned.file, warned.severity) == ("guidelines.yaml", "warning")

@@ -26,6 +26,9 @@ from trimtab.store.lake import Lake
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow and its dependencies warn about themselves
 
+BY_TIME = ("alias_move", "traffic", "rollout_look", "trigger", "project_file")
+"""Kinds whose keys are moments."""
+
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, Loaded]:
@@ -57,7 +60,7 @@ def keys(settings: Settings) -> set[tuple[str, str]]:
     """Facts that a cycle writes, without the cycle's own id."""
     (cycle,) = Control(settings).facts("cycle", Cycle)
     found = {(kind, key.replace(cycle.id, "CYCLE")) for kind, key in facts(settings)}
-    return {(kind, key) for kind, key in found if kind not in ("alias_move", "traffic", "rollout_look", "trigger")}
+    return {(kind, key) for kind, key in found if kind not in BY_TIME}
 
 
 def test_tasks_on_machines_of_their_own_do_what_a_cycle_does(

@@ -372,3 +372,7 @@ def test_groups_are_joined_from_a_side_file_that_reaches_no_prompt(place: audits
     assert groups == {"a", "b", "undeclared"}
     assert any(f.metric.startswith("fpr") for f in found.findings)
     assert place.control.facts("audit", Audit, "models:/desk/1/groups/")[0].verdict == found.verdict
+    for text, fault in (("", "is empty"), ("name\nx\n", "no column `id`"), ("id,dialect\n", "a header and no row")):
+        side.write_text(text)
+        with pytest.raises(Fixable, match=fault):
+            audits.measure_groups(place, side)

@@ -12,7 +12,16 @@ from trimtab.records.erasure import Tombstone
 from trimtab.records.guidelines import Drill, Guidelines
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Decision, GateResult, RolloutLook
-from trimtab.records.registry import AliasMove, Decoding, LabelSet, ModelVersion, Prompt, VersionSpec, Weights
+from trimtab.records.registry import (
+    AliasMove,
+    Decoding,
+    LabelSet,
+    ModelVersion,
+    ProjectFile,
+    Prompt,
+    VersionSpec,
+    Weights,
+)
 from trimtab.records.training import DatasetVersion, TrainingRun
 from trimtab.responsible import data_card
 from trimtab.responsible.card import gaps, render
@@ -109,6 +118,9 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+FILE_SAID = ProjectFile(model="triage", hash="cf" * 32, at=AT, watched=("Input drift.",), guidelines_sha256="9d" * 32)
+
+
 def front_matter(card: str) -> dict[str, Any]:
     return YAML(typ="safe").load(card.split("---\n")[1])
 
@@ -184,7 +196,7 @@ def test_the_headings_are_those_of_annex_iv_and_the_guidelines_fill_them() -> No
         }
     )
     drill = Drill(kind="rollback", at=AT, by="ana", seen="version 2 -> 1")
-    more: dict[str, Any] = {"guidelines": book, "drills": [drill], "watched": ["Input drift."]}
+    more: dict[str, Any] = {"guidelines": book, "drills": [drill], "file": FILE_SAID}
     card = render(VERSION, license="Apache-2.0", **EVERYTHING, **more)
     titles = [line for line in card.splitlines() if line.startswith("## ")]
     assert titles[0] == "## 1. General description"

@@ -68,6 +68,19 @@ def test_one_flipped_bit_anywhere_in_the_log_or_the_facts_is_reported(
         assert audit.verify(entries, signed, key)
 
 
+def test_a_note_has_one_form_only(signer: audit.Signer) -> None:
+    """What decodes to the same is not the same: another line end, bits of base64 that are not used."""
+    note = signer.checkpoint(1, root([leaf_hash(b"one")]))
+    assert verify_audit.open_note(note, signer.verifier_key)
+    unused = note[:-3] + chr(ord(note[-3]) + 1) + note[-2:]
+    ends = (note[:-1], note[:-1] + "\x0b", note[:-1] + "\r\n", unused)
+    for other in ends:
+        with pytest.raises(verify_audit.Invalid):
+            verify_audit.open_note(other, signer.verifier_key)
+    signature = note.rpartition(" ")[2]
+    assert base64.b64decode(unused.rpartition(" ")[2]) == base64.b64decode(signature)
+
+
 @given(facts, st.data())
 @examples(max_examples=80)
 def test_deletion_reordering_and_a_cut_end_are_reported_by_the_newest_checkpoint_alone(

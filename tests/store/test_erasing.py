@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -179,8 +180,8 @@ def test_reading_attributes_needs_the_scope_and_a_purpose_and_is_in_the_log_firs
     key, secret = keys.create(control, MODEL, name="audit", scopes=("attributes",), by="test", now=now)
     for wrong, purpose in (("", "audit"), (admin, "audit"), (secret, " ")):
         with pytest.raises(Fixable):
-            attributes.read(place, control, MODEL, wrong, ("gender",), purpose, now)
-    found = attributes.read(place, control, MODEL, secret, ("gender",), "audit", now)
+            attributes.read(place, control, MODEL, wrong, ("gender",), purpose, "test", now)
+    found = attributes.read(place, control, MODEL, secret, ("gender",), "audit", "test", now)
     assert sorted(next(iter(values.items())) for values in found.values()) == [("gender", "f"), ("gender", "m")]
     assert "alice" not in str(found)
     (seen,) = control.facts("attribute_read", attributes.AttributeRead)
@@ -193,7 +194,38 @@ def test_reading_attributes_needs_the_scope_and_a_purpose_and_is_in_the_log_firs
     name = Subjects(place).pseudonym("bob")
     assert (attributes.count(place, name), attributes.erase(place, name), attributes.count(place, name)) == (2, 2, 0)
     assert files_with(place, "over sixty") == []
-    assert attributes.read(place, control, MODEL, secret, ("gender",), "audit", now + attributes.KEPT) == {}
+    assert attributes.read(place, control, MODEL, secret, ("gender",), "audit", "test", now + attributes.KEPT) == {}
+
+
+def test_a_refused_read_is_in_the_log_without_the_secret_and_cannot_flood_it(tmp_path: Path) -> None:
+    place = trimtab_settings.load(tmp_path)
+    control, now = Control(place), utc_now()
+    attributes.write(place, [("alice", "gender", "f")], now)
+    admin, broad = keys.create(control, MODEL, name="ops", scopes=("admin",), by="test", now=now)
+    old, former = keys.create(control, MODEL, name="old", scopes=("attributes",), by="test", now=now)
+    keys.rotate(control, MODEL, old, "test", now, timedelta(minutes=1))
+    key, secret = keys.create(control, MODEL, name="audit", scopes=("attributes",), by="test", now=now)
+    later = now + timedelta(minutes=2)
+    secrets = {"": "nobody", broad: admin, former: old, secret: key, "tt-guessed": "nobody"}
+    for tried in (*secrets, *["tt-guessed"] * 120):
+        with pytest.raises(Fixable):
+            attributes.read(place, control, MODEL, tried, ("gender", tried), "", "mallory", later)
+    seen = control.facts("attribute_refused", attributes.AttributeRefused)
+    assert [(one.key, one.reason, one.count) for one in seen] == [
+        (None, "unknown key", 1),
+        (admin, "no scope", 1),
+        (old, "key has ended", 1),
+        (key, "no purpose", 1),
+        (None, "unknown key", 10),
+        (None, "unknown key", 100),
+    ]
+    assert {(one.by, one.attributes) for one in seen} == {("mallory", ("gender",))}
+    with pytest.raises(Fixable):
+        attributes.read(place, control, MODEL, "", ("gender",), "audit", "mallory", later + timedelta(hours=1))
+    assert control.facts("attribute_refused", attributes.AttributeRefused)[-1].count == 1  # another hour
+    bodies = "".join(entry.body for entry in control.audit_entries() if entry.kind == "attribute_refused")
+    assert not [tried for tried in secrets if tried and tried in bodies]
+    assert control.audit_faults() == []
 
 
 def test_the_lake_without_payloads_is_still_a_table_for_others(tmp_path: Path) -> None:

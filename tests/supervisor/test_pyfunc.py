@@ -136,8 +136,12 @@ def test_no_promotion_by_hand_passes_a_clause_that_blocks(served: Desk, tmp_path
     for number in (1, 2):
         control.put("version", f"{MODEL}/{number}", first.model_copy(update={"version": number}))
     control.move([served.control.facts("alias_move", AliasMove)[0]])
-    refused = CliRunner().invoke(app, ["promote", "2", "--yes", "--project", str(tmp_path)])
+    refused = CliRunner().invoke(app, ["promote", "2", "--project", str(tmp_path)])
     assert isinstance(refused.exception, Unproved), refused.output
+    assert "Promote?" not in refused.output  # nobody is asked what cannot be done
+    serving = CliRunner().invoke(app, ["promote", "1", "--project", str(tmp_path)])
+    assert "the champion of" in str(serving.exception)
+    assert "Promote?" not in serving.output
     assert "LAT-01 is INSUFFICIENT" in str(refused.exception)
     assert (control.alias(MODEL, "champion"), control.audit_entries()[-1].kind) == (1, "compliance")
 
@@ -206,7 +210,7 @@ def test_a_language_model_is_not_promoted_past_its_gates(tmp_path: Path) -> None
     settings, loaded = place.make(tmp_path)
     version = registry.register_base(settings, loaded).version
     with pytest.raises(Fixable, match="gates decide"):
-        apply.appoint(settings, Control(settings), MODEL, version, actor="test", reason="in a hurry")
+        apply.appointment(Control(settings), MODEL, version, actor="test", reason="in a hurry")
 
 
 def test_a_pickle_from_outside_the_registry_is_refused_unless_the_file_allows_it(tmp_path: Path) -> None:

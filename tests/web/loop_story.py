@@ -89,7 +89,7 @@ def tell(folder: Path, end: datetime, until: Literal["canary", "promoted"] = "pr
         version = story.control.get("version", f"{NAME}/3", ModelVersion)
         assert version is not None
         found = compliance.evaluate(story.settings, story.loaded, story.control, version, story.at)
-        compliance.record(story.control, found)
+        compliance.record(story.loaded, story.control, found)
     return story
 
 

@@ -53,7 +53,7 @@ def report(
     with show.working("gathering evidence…"):
         found = compliance.evaluate(settings, loaded, control, which, utc_now(), only=clause or ())
     if keep:
-        compliance.record(control, found)
+        compliance.record(loaded, control, found)
     assert loaded.guidelines is not None  # noqa: S101 (evaluate has refused a project without)
     if form == "table" and out is None:
         rows = [(f.clause, f.status, "blocked" if f.blocks else "", f.check, f.reason) for f in found.findings]

@@ -118,20 +118,19 @@ def hold(
 def retention(project: Folder = Path(), yes: Yes = False, dry_run: DryRun = False) -> None:
     """Apply evidence.retention: erase the content of old rows, delete rows that are older still. It shows, and asks.
 
-    Run it from a timer with --yes. Rows under a legal hold stay.
+    Run it from a timer with --yes. Rows under a legal hold stay, and so do rows that a clause of the guidelines
+    (log.retention) asks to be kept longer.
     """
     settings, loaded = opened(project)
     _, control = recorded(project)
     from trimtab.lifecycle import erasure
     from trimtab.records.record import utc_now
 
-    now, section = utc_now(), loaded.project.evidence.retention
+    now, (content_days, metadata_days) = utc_now(), erasure.kept_days(loaded)
     old = erasure.due(settings, loaded, control, now)
-    kept = {
-        days: "for good" if days is None else f"{days} days" for days in (section.content_days, section.metadata_days)
-    }
-    show.say(f"content is kept {kept[section.content_days]}: {len(old.content)} rows to empty")
-    show.say(f"metadata is kept {kept[section.metadata_days]}: {len(old.metadata)} rows to delete")
+    kept = {days: "for good" if days is None else f"{days} days" for days in (content_days, metadata_days)}
+    show.say(f"content is kept {kept[content_days]}: {len(old.content)} rows to empty")
+    show.say(f"metadata is kept {kept[metadata_days]}: {len(old.metadata)} rows to delete")
     show.say(f"{old.held} rows stay because of a legal hold")
     if not (len(old.content) or len(old.metadata)):
         show.then("nothing is due")
@@ -166,14 +165,17 @@ def add(
 
 def read(
     attribute: Annotated[list[str], typer.Argument(help="Which attributes.")],
-    purpose: Annotated[str, typer.Option(help="What for; it stands in the audit log.")],
+    purpose: Annotated[
+        str, typer.Option(help="What for: needed, and stands in the audit log.", show_default=False)
+    ] = "",
     project: Folder = Path(),
     requests: Annotated[
         bool, typer.Option("--requests", help="As CSV by request, for `trimtab fairness measure --groups`.")
     ] = False,
 ) -> None:
-    """Print protected attributes as JSON Lines, by pseudonym. The read is in the audit log before the first line.
+    """Print protected attributes as JSON Lines, by pseudonym.
 
+    The read is in the audit log before the first line, and so is one that was refused.
     TRIMTAB_ATTRIBUTES_KEY holds the secret of an API key with the scope attributes. An audit needs no file of them:
     trimtab attributes read gender --purpose audit --requests | trimtab fairness measure --groups /dev/stdin
     """
@@ -181,9 +183,12 @@ def read(
     _, control = recorded(project)
     from trimtab.records.record import utc_now
     from trimtab.store import attributes
+    from trimtab.store.drain import drain
 
+    if requests:
+        drain(settings)
     secret, model = os.environ.get("TRIMTAB_ATTRIBUTES_KEY", ""), loaded.project.name
-    found = attributes.read(settings, control, model, secret, tuple(attribute), purpose, utc_now())
+    found = attributes.read(settings, control, model, secret, tuple(attribute), purpose, f"cli:{user()}", utc_now())
     if requests:
         out = csv.DictWriter(sys.stdout, ["id", *attribute], restval="", lineterminator="\n")
         out.writeheader()

@@ -21,7 +21,8 @@ def verify(
     project: Folder = Path(),
     file: Annotated[Path | None, typer.Option(help="Check this export instead: no project is needed.")] = None,
     checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="A checkpoint kept elsewhere: the log must contain what it signed.")
+        list[Path] | None,
+        typer.Option(help="Checkpoints kept elsewhere, such as an anchor's file: the log must contain them."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Verifier key (`trimtab audit key`); needed with --file.")] = None,
     rows: Annotated[
@@ -34,9 +35,9 @@ def verify(
     Exit code 0 with the count; 4 with every fault. A checkpoint kept elsewhere rules out that the whole log was written
     anew or cut off at its end.
     """
-    from trimtab.store import audit
+    from trimtab.store import audit, verify_audit
 
-    notes = [_text(path) for path in checkpoint or []]
+    notes = [note for path in checkpoint or [] for note in verify_audit.notes_of(_text(path))]
     if file is not None:
         if key is None or not notes:
             raise Fixable("an export proves nothing by itself", "pass --checkpoint FILE and --key KEY, too")
@@ -93,12 +94,15 @@ def bundle(
     first: Annotated[datetime | None, typer.Option("--from", help="Start of the period (UTC).")] = None,
     last: Annotated[datetime | None, typer.Option("--to", help="End of the period (UTC).", show_default="now")] = None,
 ) -> None:
-    """Write a period's entries, each with its proof, the model cards and a verifier into one signed file."""
-    settings, control = recorded(project)
+    """Write a period's entries with their proofs, the guidelines in force, all cards and a verifier: one signed file.
+
+    The verifier checks that the guidelines are those that the entries name. Cards are made from the records.
+    """
+    _, control = recorded(project)
     from trimtab import lifecycle
 
     begin, end = first or datetime(1970, 1, 1), last or datetime.now(UTC).replace(tzinfo=None)
-    count = lifecycle.write_bundle(settings, control, begin.replace(tzinfo=UTC), end.replace(tzinfo=UTC), out)
+    count = lifecycle.write_bundle(control, begin.replace(tzinfo=UTC), end.replace(tzinfo=UTC), out)
     show.say(f"{count} entries with their proofs in {out}")
     show.then(f"unzip {out} verify_audit.py, then `python verify_audit.py --key KEY {out}` on any machine")
 
@@ -128,11 +132,10 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Explain one answer: the version that gave it, its prompt, who let it live, guards, the nearest training rows."""
-    settings, loaded = opened(project)
-    _, control = recorded(project)
+    settings, control = recorded(project)
     from trimtab import lifecycle
 
-    found = lifecycle.explain(settings, loaded, control, request)
+    found = lifecycle.explain(settings, control, request)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trimtab.records.guards import GuardSet
 
 _NONE = ("no guards are declared", "add `guards: {checks: [{kind: pii}]}` to trimtab.yaml; see docs/guardrails.md")
+_CLAUSES = ("guard.active",)
+"""The checks that speak of guards."""
 
 
 def list_(project: Folder = Path()) -> None:
@@ -99,8 +101,8 @@ def apply(
     """Put the guards of the file live: the champion with these guards is registered as a version and becomes champion.
 
     Nothing else about it changes, so no gate is asked, only the guidelines' clauses on guards: while one that blocks is
-    not proved, nothing moves (exit code 7). The move stands in the audit log, and `trimtab rollback` takes it back. A
-    canary that runs meanwhile ends. Retraining takes the guards of the file along by itself.
+    not proved, it is refused before anything is asked (exit code 7). The move stands in the audit log, and `trimtab
+    rollback` takes it back. A canary that runs meanwhile ends. Retraining takes the guards of the file along by itself.
     """
     _, loaded = opened(project)
     settings, control = recorded(project)
@@ -118,12 +120,16 @@ def apply(
     before, after = (_names(guards) for guards in (now.spec.guards, wanted))
     show.say(f"guards of {now.spec.model}, version {now.version}: {before}")
     show.say(f"would become: {after}")
-    if not show.agreed("Put them live?", yes=yes, dry_run=dry_run):
+    proposed = now.model_copy(update={"spec": now.spec.model_copy(update={"guards": wanted})})
+    report = compliance.asked(settings, loaded, control, proposed, utc_now(), _CLAUSES)
+    if dry_run:
+        compliance.refuse(report)
+    if not (report and report.open) and not show.agreed("Put them live?", yes=yes, dry_run=dry_run):
         return
     version = registry.register_guards(settings, loaded, control)
     if version.parent != now.version:  # registered before, on an earlier champion
         version = version.model_copy(update={"parent": now.version})
-    compliance.admit(settings, loaded, control, version, utc_now(), ("guard.active",))
+    compliance.admit(loaded, control, compliance.asked(settings, loaded, control, version, utc_now(), _CLAUSES))
     moving.guard(settings, control, version, actor=f"cli:{user()}", reason=reason)
     show.say(f"{now.spec.model} champion is version {version.version}")
     show.then("`trimtab status`; `trimtab rollback` takes it back")

@@ -104,9 +104,10 @@ def promote(
 ) -> None:
     """Make a version of an MLflow model the champion. It shows what will happen, and asks.
 
-    For models of rows (pyfunc) only: language models go through the gates of a cycle. It is refused while a blocking
-    clause of the guidelines is not proved for the version (exit code 7). The engine starts beside the one
-    that serves, answers its own example, and only then gets the requests; `trimtab rollback` takes it back.
+    For models of rows (pyfunc) only: language models go through the gates of a cycle. It is refused, before anything is
+    asked, while a blocking clause of the guidelines is not proved for the version (exit code 7). The engine starts
+    beside the one that serves, answers its own example, and only then gets the requests; `trimtab rollback` takes it
+    back.
     """
     settings, loaded = opened(project)
     _, control = recorded(project)
@@ -116,12 +117,12 @@ def promote(
     from trimtab.records.record import utc_now
 
     model = loaded.project.name
+    move = apply.appointment(control, model, version, actor=f"cli:{user()}", reason=reason)
     found = registry.get(control, model, version)
-    show.say(f"{model} champion: {show.version(control.alias(model, 'champion'))} -> {show.version(version)}")
+    compliance.admit(loaded, control, compliance.asked(settings, loaded, control, found, utc_now()))
+    show.say(f"{model} champion: {show.version(move.before)} -> {show.version(version)}")
     show.agreed("Promote?", yes=yes)
-    if found.spec.base.format == "pyfunc":  # a language model is refused below, with what to do instead
-        compliance.admit(settings, loaded, control, found, utc_now())
-    apply.appoint(settings, control, model, version, actor=f"cli:{user()}", reason=reason)
+    apply.appoint(settings, control, move)
     show.say(f"{model} champion is {show.version(version)}")
     show.then("`trimtab status` says when its engine is ready; `trimtab rollback` takes it back")
 

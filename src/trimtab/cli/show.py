@@ -36,12 +36,18 @@ def then(text: str) -> None:
 
 def table(*headers: str, rows: list[tuple[str, ...]]) -> None:
     """A table as wide as its content where nobody watches, as wide as the terminal where somebody does."""
-    console = Console()
-    console = console if console.is_terminal else Console(width=10_000)
     grid = Table(*headers, box=None, pad_edge=False, header_style="bold", show_header=any(headers))
     for row in rows:
         grid.add_row(*(Text(cell, overflow="fold") for cell in row))
-    console.print(grid)
+    console = Console()
+    if console.is_terminal:
+        console.print(grid)
+        return
+    wide = Console(width=10_000)
+    with wide.capture() as drawn:
+        wide.print(grid)
+    for line in drawn.get().splitlines():
+        typer.echo(line.rstrip())  # Rich fills every line up to the longest
 
 
 def fault(problem: ConfigError) -> None:

@@ -37,6 +37,7 @@ from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, canonical_json, content_hash
 from trimtab.records.registry import AliasMove, ModelVersion, VersionSpec
 from trimtab.records.responsible import Audit
+from trimtab.registry import project_files
 from trimtab.responsible import card, checks
 from trimtab.responsible.checks import Evidence, GroupGap, Guard, Measured
 from trimtab.responsible.guards import cards as guard_cards
@@ -47,6 +48,8 @@ from trimtab.store.lake import Lake
 
 DRILLED_WITHIN = timedelta(hours=24)
 """How old the rollback may be that a drill names."""
+FRESH = timedelta(minutes=15)
+"""How long a report holds for a rollout that goes on."""
 
 
 def guards(version: ModelVersion) -> tuple[Guard, ...]:
@@ -126,6 +129,7 @@ def evaluate(
         model=version.spec.model,
         version=version.version,
         guidelines_sha256=loaded.guidelines_sha256,
+        config_hash=loaded.hash,
         system=book.system,
         occasion=occasion,
         at=now,
@@ -151,33 +155,55 @@ def at_promotion(
     if made is not None:
         return made
     report = evaluate(settings, loaded, control, version, now, occasion="promote", gates=gates)
+    project_files.keep(control, loaded)
     control.put("compliance", f"{version.spec.model}/{version.version}/{key}", report)
     return report
 
 
-def admit(
+def asked(
     settings: Settings,
     loaded: Loaded,
     control: Control,
     version: ModelVersion,
     now: datetime,
     checked: Sequence[str] = (),
-) -> None:
-    """Let a version that no decision speaks for become champion, or raise Unproved: a clause that blocks is not proved.
+) -> ComplianceReport | None:
+    """What stands between a version that no decision speaks for and the champion's alias. Nothing is recorded.
 
-    The report is recorded either way. `checked`: only clauses of these checks are asked. A project without guidelines
-    admits everything.
+    `checked`: only clauses of these checks. None where nothing is asked: a project without guidelines, or without such
+    clauses.
     """
-    if loaded.guidelines is None:
+    book = loaded.guidelines
+    only = [clause.id for clause in book.clauses if not checked or clause.check in checked] if book else []
+    return evaluate(settings, loaded, control, version, now, occasion="promote", only=only) if only else None
+
+
+def admit(loaded: Loaded, control: Control, report: ComplianceReport | None) -> None:
+    """Record what was asked of a version, and let it become champion or raise Unproved: a blocking clause is open."""
+    if report is None:
         return
-    only = [clause.id for clause in loaded.guidelines.clauses if not checked or clause.check in checked]
-    if not only:
-        return
-    report = evaluate(settings, loaded, control, version, now, occasion="promote", only=only)
-    record(control, report)
-    if report.open:
+    record(loaded, control, report)
+    refuse(report)
+
+
+def readmit(settings: Settings, loaded: Loaded, control: Control, version: ModelVersion, now: datetime) -> None:
+    """Raise Unproved where a clause that blocks is not proved any more, though it was when the version was decided on.
+
+    A rollout waits for people and for callers. A whole report that is younger than FRESH is not made again.
+    """
+    book = loaded.guidelines
+    newest = last(control, loaded, version)
+    if book and newest and newest.at > now - FRESH and len(newest.findings) == len(book.clauses):
+        refuse(newest)
+    else:
+        admit(loaded, control, asked(settings, loaded, control, version, now))
+
+
+def refuse(report: ComplianceReport | None) -> None:
+    """Raise Unproved where a clause that blocks is not proved."""
+    if report is not None and report.open:
         said = "; ".join(f"{finding.clause} is {finding.status}: {finding.reason}" for finding in report.open)
-        raise Unproved(f"version {version.version} may not become champion. {said}")
+        raise Unproved(f"version {report.version} may not become champion. {said}")
 
 
 def look(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> ComplianceReport | None:
@@ -194,11 +220,12 @@ def look(settings: Settings, loaded: Loaded, control: Control, now: datetime) ->
     before = last(control, loaded, version)
     if before is not None and before.at + timedelta(days=min(periods)) > now:
         return None
-    return record(control, evaluate(settings, loaded, control, version, now, occasion="schedule"))
+    return record(loaded, control, evaluate(settings, loaded, control, version, now, occasion="schedule"))
 
 
-def record(control: Control, report: ComplianceReport) -> ComplianceReport:
-    """Keep a report as a fact, and in the audit log."""
+def record(loaded: Loaded, control: Control, report: ComplianceReport) -> ComplianceReport:
+    """Keep a report as a fact, and in the audit log; so is the file that it was made under."""
+    project_files.keep(control, loaded)
     control.put("compliance", f"{report.model}/{report.version}/{report.at.isoformat()}", report)
     return report
 
@@ -224,7 +251,7 @@ def gather(
     rows = _parameter(loaded, "log.integrity", LogIntegrity()).rows
     answered, sealed = lake.count_before(now - grace), seals.sealed_to(control, model)
     deleted = [run.at - run.metadata_before for run in runs if run.metadata_before and run.metadata_rows]
-    text = cards.system_card(control, loaded, version)
+    text = cards.system_card(control, version, project_files.said(loaded, now), loaded.guidelines)
     asked = control.facts("erase_request", ErasureRequest)
     done = {stone.subject: stone.at for stone in control.facts("tombstone", Tombstone)}
     size, _ = control.newest_checkpoint() or (0, "")
@@ -379,7 +406,7 @@ def _disclosure(settings: Settings, loaded: Loaded) -> str | None:
         routes = Routes.model_validate_json(settings.routes_file.read_bytes())
         if routes.disclosure != section.by_path(model):
             return None
-    silent = [path for path, route in section.routes.items() if route.mode == "off"]
+    silent = [path for path, route in section.own.items() if route.mode == "off"]
     header = section.header(model)
     return "" if silent or not header else f"AI-Disclosure: {header}"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from trimtab import registry, training
-from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable
+from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable, Unproved
 from trimtab.lifecycle import compliance, deployments, erasure
 from trimtab.lifecycle.evidence import approval, card, wait_for_approval
 from trimtab.lifecycle.rows import Rows, here
@@ -28,6 +28,7 @@ from trimtab.records.promotion import Decision, GateResult
 from trimtab.records.record import Record, utc_now
 from trimtab.records.registry import LabelSet, ModelVersion, Prompt, Weights
 from trimtab.records.training import DatasetVersion, Mitigation, TrainingRun
+from trimtab.registry import project_files
 from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
 from trimtab.store import artifacts
@@ -151,11 +152,20 @@ def finish(work: Work, candidate: ModelVersion, decision: Decision) -> CycleEnd:
         say = _say(work, "roll out")
         actor, rows = f"cycle {cycle.id}", work.rows
         endpoint = rows.endpoint or rollout.Endpoint(rows.lake)
-        promoted = rollout.roll_out(settings, work.loaded, control, decision, actor, say, endpoint=endpoint)
+        promoted = rollout.roll_out(
+            settings,
+            work.loaded,
+            control,
+            decision,
+            actor,
+            say,
+            endpoint=endpoint,
+            admit=lambda: compliance.readmit(settings, work.loaded, control, candidate, utc_now()),
+        )
         outcome = "promoted" if promoted else "rolled_back"
         summary = "; ".join(decision.reasons) if promoted else "the canary failed more often than the champion"
-    except Conflict as conflict:
-        outcome, summary = "held", str(conflict)
+    except (Conflict, Unproved) as stopped:
+        outcome, summary = "held", str(stopped)
     except EngineError as error:
         outcome, summary = "failed", str(error)
     card(settings, work.loaded, candidate.version)
@@ -331,7 +341,7 @@ def _register(work: Work, dataset: DatasetVersion, run: TrainingRun) -> ModelVer
         work.settings,
         work.control,
         work.champion.spec.model_copy(update=changes),
-        config_hash=work.loaded.hash,
+        config_hash=project_files.keep(work.control, work.loaded),
         note=f"cycle {work.key}: {run.method}, mitigation {dataset.mitigation}",
         dataset=dataset,
         training=run,
@@ -386,6 +396,7 @@ def _decide(work: Work, candidate: ModelVersion) -> Decision:
         now=utc_now(),
         unproved=[f"Clause {f.clause} is {f.status}: {f.reason}" for f in report.open] if report else (),
         guidelines=work.loaded.guidelines_sha256,
+        config_hash=project_files.keep(work.control, work.loaded),
     )
     work.control.put("decision", work.key, decision)
     card(work.settings, work.loaded, candidate.version)

@@ -18,6 +18,7 @@ from trimtab.errors import Fixable
 from trimtab.lifecycle.rows import Rows
 from trimtab.project import Loaded
 from trimtab.records.erasure import ErasureRequest, Hold, RetentionRun, Tombstone
+from trimtab.records.guidelines import LogRetention
 from trimtab.records.project import EvidenceSection
 from trimtab.records.registry import ModelVersion
 from trimtab.records.training import TWIN, Case
@@ -194,14 +195,15 @@ class Old:
 
 
 def due(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> Old:
-    """What `evidence.retention` reaches now, changing nothing but bringing the journal into the lake."""
+    """What `evidence.retention` reaches now, changing nothing but bringing the journal into the lake.
+
+    No row is deleted before its time under the guidelines.
+    """
     choose(settings, loaded.project.evidence)
     drain(settings)
-    section, field = loaded.project.evidence.retention, loaded.project.evidence.subject
+    field = loaded.project.evidence.subject
     standing, subjects = holds(control), Subjects(settings)
-    limits = [
-        None if days is None else now - timedelta(days=days) for days in (section.content_days, section.metadata_days)
-    ]
+    limits = [None if days is None else now - timedelta(days=days) for days in kept_days(loaded)]
     held, found = 0, list[pl.DataFrame]()
     for before, metadata in zip(limits, (False, True), strict=True):
         rows = erasing.older(settings, before or datetime.min.replace(tzinfo=now.tzinfo))
@@ -211,6 +213,15 @@ def due(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> 
         held = max(held, len(free) - sum(free))
         found.append(rows.filter(pl.Series(free, dtype=pl.Boolean)))
     return Old(found[0], found[1], held, limits[0], limits[1])
+
+
+def kept_days(loaded: Loaded) -> tuple[int | None, int | None]:
+    """Days that content and metadata are kept; None: for good. Metadata no shorter than a clause on it asks for."""
+    section, book = loaded.project.evidence.retention, loaded.guidelines
+    clauses = [clause for clause in book.clauses if clause.check == "log.retention"] if book else []
+    least = max((LogRetention.model_validate(clause.parameters).min_days for clause in clauses), default=0)
+    days = section.metadata_days
+    return section.content_days, None if days is None else max(days, least)
 
 
 def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: str, now: datetime) -> RetentionRun:

@@ -11,12 +11,12 @@ from trimtab.project import Loaded
 from trimtab.promotion.gather import Say
 from trimtab.providers.weights import SOURCES
 from trimtab.records.erasure import Tombstone
-from trimtab.records.guidelines import ComplianceReport, Drill
-from trimtab.records.project import MonitorSection
+from trimtab.records.guidelines import ComplianceReport, Drill, Guidelines
 from trimtab.records.promotion import Decision, RolloutLook
 from trimtab.records.record import Record, utc_now
-from trimtab.records.registry import ModelVersion
+from trimtab.records.registry import ModelVersion, ProjectFile
 from trimtab.records.training import DatasetVersion, TrainingRun
+from trimtab.registry import project_files
 from trimtab.responsible import card as cards
 from trimtab.responsible import data_card as data_cards
 from trimtab.settings import Settings
@@ -60,19 +60,33 @@ def card(settings: Settings, loaded: Loaded, number: int | None) -> str:
     """The system card of a version (default: the champion), from the records; also kept as a file and in MLflow."""
     control, model = Control(settings), loaded.project.name
     version = registry.get(control, model, number) if number else registry.champion(control, model)
-    text = system_card(control, loaded, version)
+    text = card_on_record(control, version)
     _keep(settings, version, f"{model}-{version.version}.md", text, "system_card.md")
     if version.data_hash:
         data_card(settings, loaded, version.version)
     return text
 
 
-def system_card(control: Control, loaded: Loaded, version: ModelVersion) -> str:
-    """The system card of a version, from the records alone: the same records give the same bytes."""
+def card_on_record(control: Control, version: ModelVersion) -> str:
+    """The system card of a version, from the records alone: the same records give the same bytes.
+
+    What trimtab.yaml and the guidelines said is what they said when a record last spoke of the version: the newest
+    report on it, else its decision, else its registration. What they say today is not looked at.
+    """
+    model = version.spec.model
+    report = control.last("compliance", ComplianceReport, f"{model}/{version.version}/")
+    decision = _decision(control, version)
+    read = (report and report.config_hash) or (decision and decision.config_hash) or version.config_hash
+    file = project_files.find(control, model, read)
+    book = project_files.guidelines(control, file.guidelines_sha256) if file and file.guidelines_sha256 else None
+    return system_card(control, version, file, book)
+
+
+def system_card(control: Control, version: ModelVersion, file: ProjectFile | None, book: Guidelines | None) -> str:
+    """The system card of a version under a project file and its guidelines; the rest is from the records."""
     model = version.spec.model
     dataset = control.get("dataset", version.data_hash, DatasetVersion) if version.data_hash else None
-    decisions = [d for d in control.facts("decision", Decision) if (d.model, d.candidate) == (model, version.version)]
-    decision = decisions[-1] if decisions else None
+    decision = _decision(control, version)
     looks = control.facts("rollout_look", RolloutLook, f"{decision.key}/") if decision else []
     base = SOURCES.get(version.spec.base.name)
     runs = control.facts("training_run", TrainingRun)
@@ -84,35 +98,45 @@ def system_card(control: Control, loaded: Loaded, version: ModelVersion) -> str:
         decision=decision,
         moves=registry.history(control, model),
         looks=looks,
-        guidelines=loaded.guidelines,
+        file=file,
+        guidelines=book,
         report=control.last("compliance", ComplianceReport, f"{model}/{version.version}/"),
         drills=control.facts("drill", Drill),
-        watched=_watched(loaded.project.monitor),
     )
+
+
+def _decision(control: Control, version: ModelVersion) -> Decision | None:
+    mine = (version.spec.model, version.version)
+    found = [
+        decision for decision in control.facts("decision", Decision) if (decision.model, decision.candidate) == mine
+    ]
+    return found[-1] if found else None
 
 
 def data_card(settings: Settings, loaded: Loaded, number: int | None) -> str:
     """The data card of what a version (default: the champion) was trained on. Raises Fixable when it was on nothing."""
     control, model = Control(settings), loaded.project.name
     version = registry.get(control, model, number) if number else registry.champion(control, model)
+    text = data_card_on_record(control, version)
+    if text is None:
+        raise Fixable(f"version {version.version} was not fine-tuned by a cycle", "name one that was, with --version")
+    _keep(settings, version, f"{model}-{version.version}-data.md", text, "data_card.md")
+    return text
+
+
+def data_card_on_record(control: Control, version: ModelVersion) -> str | None:
+    """The data card of what a version was trained on, from the records alone; None when it was on nothing."""
+    model = version.spec.model
     dataset = control.get("dataset", version.data_hash, DatasetVersion) if version.data_hash else None
     if dataset is None:
-        raise Fixable(f"version {version.version} was not fine-tuned by a cycle", "name one that was, with --version")
+        return None
     others = control.facts("version", ModelVersion, f"{model}/")
     stones = [stone for stone in control.facts("tombstone", Tombstone) if dataset.hash in stone.dataset_rows]
     versions = [other.version for other in others if other.data_hash == dataset.hash]
-    text = data_cards.render(dataset, model=model, versions=versions, tombstones=stones)
-    _keep(settings, version, f"{model}-{version.version}-data.md", text, "data_card.md")
-    return text
+    return data_cards.render(dataset, model=model, versions=versions, tombstones=stones)
 
 
 def _keep(settings: Settings, version: ModelVersion, name: str, text: str, artifact: str) -> None:
     settings.cards.mkdir(parents=True, exist_ok=True)
     (settings.cards / name).write_text(text)
     registry.log_text(settings, version, text, artifact)
-
-
-def _watched(monitor: MonitorSection) -> list[str]:
-    drift, quality = monitor.input_drift, monitor.quality
-    said = [f"Input drift over windows of {drift.window} requests, alpha {drift.alpha:g}."] if drift else []
-    return said + ([f"Accuracy of at least {quality.min:g} over {quality.window} labels."] if quality else [])

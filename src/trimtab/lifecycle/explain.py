@@ -10,12 +10,12 @@ from typing import Any
 from trimtab.errors import Fixable, TrimtabError
 from trimtab.lifecycle.compliance import guards
 from trimtab.monitor import embed
-from trimtab.project import Loaded
 from trimtab.promotion.gather import cases
 from trimtab.records.promotion import Decision
 from trimtab.records.record import Record
 from trimtab.records.registry import AliasMove, ModelVersion
 from trimtab.records.training import DatasetVersion
+from trimtab.registry import project_files
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 from trimtab.store.lake import Lake
@@ -53,11 +53,12 @@ class Explanation(Record):
     guard_events: tuple[str, ...]
     """What they found in this request and its answer, and did; never the text itself."""
     guidelines_sha256: str
+    """Of those in force when the request came; empty: none, or not recorded."""
     nearest: tuple[Near, ...]
     missing: tuple[str, ...]
 
 
-def explain(settings: Settings, loaded: Loaded, control: Control, request_id: str) -> Explanation:
+def explain(settings: Settings, control: Control, request_id: str) -> Explanation:
     """Explain the answer to a request, by our id or the client's. Raises Fixable when no such request is on record."""
     rows = Lake(settings).find(request_id).to_dicts()
     if not rows:
@@ -74,6 +75,9 @@ def explain(settings: Settings, loaded: Loaded, control: Control, request_id: st
     nearest, missing = _nearest(settings, control, version, row["input_text"])
     if row["input_text"] is None and row["request"] is None:
         missing.append("The question and the answer were erased.")
+    file = project_files.in_force(control, version.spec.model, row["request_time"])
+    if file is None:
+        missing.append("What trimtab.yaml and the guidelines said then was not recorded.")
     if decision is None:
         missing.append("No decision stands behind this version: it was registered, not promoted by a cycle.")
     return Explanation(
@@ -95,7 +99,7 @@ def explain(settings: Settings, loaded: Loaded, control: Control, request_id: st
             for one in row["guard_events"] or ()
         ),
         guards=tuple(f"{guard.name} ({guard.direction}, {guard.action})" for guard in guards(version)),
-        guidelines_sha256=loaded.guidelines_sha256,
+        guidelines_sha256=file.guidelines_sha256 if file else "",
         nearest=nearest,
         missing=tuple(missing),
     )

@@ -38,6 +38,8 @@ class Loaded:
     guidelines: Guidelines | None = None
     guidelines_sha256: str = ""
     """Of the file's bytes; empty without one."""
+    guidelines_text: str = ""
+    """The file, to the byte."""
     files: tuple[str, ...] = ()
     guards: GuardSet | None = None
     """As trimtab.yaml and the guidelines say, the texts of example files among the parameters; None: no guard."""
@@ -98,9 +100,18 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     rules.look(reading, project, labels, swaps)
     rule_book = guidelines.guidelines(reading, project)
     guards = guarding.guards(reading, project, labels, rule_book)
-    digest = reading.digests.get("guidelines", "")
-    files = tuple(dict.fromkeys(reading.files))
-    return Loaded(project, content_hash(reading.digests), labels, prompt, swaps, rule_book, digest, files, guards)
+    return Loaded(
+        project,
+        content_hash(reading.digests),
+        labels,
+        prompt,
+        swaps,
+        rule_book,
+        reading.digests.get("guidelines", ""),
+        reading.texts.get("guidelines", ""),
+        tuple(dict.fromkeys(reading.files)),
+        guards,
+    )
 
 
 def _sorted(reading: Reading) -> list[ConfigError]:

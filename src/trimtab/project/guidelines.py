@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import get_args
 
+from pydantic import ValidationError
+
+from trimtab.errors import ConfigError
 from trimtab.project.guarding import ASKABLE, SPANS
-from trimtab.project.reading import Document, Loc, Reading, section_of, shown, suggestion
+from trimtab.project.reading import Document, Loc, Reading, parse, section_of, shown, suggestion
 from trimtab.records.guards import GuardKind
-from trimtab.records.guidelines import CHECKS, Attest, Clause, GuardActive, Guidelines
+from trimtab.records.guidelines import CHECKS, Attest, Clause, GuardActive, Guidelines, LogRetention
 from trimtab.records.project import Project
 
 GUIDELINES: Loc = ("guidelines",)
@@ -41,6 +45,15 @@ def guidelines(reading: Reading, project: Project) -> Guidelines | None:
     return found if _errors(reading) == before else None
 
 
+def read_back(text: str) -> Guidelines | None:
+    """Guidelines from their recorded text; None when this release does not read what another one wrote."""
+    try:
+        data = parse(text.removeprefix("\ufeff"), "guidelines.yaml").data
+        return Guidelines.model_validate_json(json.dumps(data), strict=True)
+    except (ConfigError, ValidationError):
+        return None
+
+
 def _errors(reading: Reading) -> int:
     return sum(fault.severity == "error" for fault in reading.faults)
 
@@ -58,17 +71,21 @@ def _check(reading: Reading, document: Document, loc: Loc, clause: Clause, found
         fix = f"{suggestion(clause.check, CHECKS)}the checks are {', '.join(CHECKS)}"
         reading.fault((*loc, "check"), f"unknown check {shown(clause.check)}", fix, document=document)
         return
-    if not clause.parameters:
-        required = [name for name, info in model.model_fields.items() if info.is_required()]
-        if required:
-            message, fix = f"{clause.check} needs parameters", f"add `with: {{{required[0]}: …}}`"
-            reading.fault((*loc, "check"), message, fix, document=document)
+    required = [name for name, info in model.model_fields.items() if info.is_required()]
+    if required and not clause.parameters:
+        message, fix = f"{clause.check} needs parameters", f"add `with: {{{required[0]}: …}}`"
+        reading.fault((*loc, "check"), message, fix, document=document)
         return
-    parameters = section_of(reading, document, model, (*loc, "with"))
+    parameters = section_of(reading, document, model, (*loc, "with")) if clause.parameters else model()
     unknown = [name for name in parameters.by if name not in found.people] if isinstance(parameters, Attest) else []
     if unknown:
         message, fix = f"{shown(unknown[0])} has no key", "add the person under `people`"
         reading.fault((*loc, "with", "by"), message, fix, document=document)
+    days = project.evidence.retention.metadata_days
+    if isinstance(parameters, LogRetention) and days is not None and days < parameters.min_days:
+        fix = f"write metadata_days: {parameters.min_days} or more; `trimtab retention` keeps rows that long anyway"
+        message = f"trimtab.yaml keeps metadata for {days} days, fewer than this clause asks for"
+        reading.fault((*loc, "check"), message, fix, document=document, severity="warning")
     if isinstance(parameters, GuardActive):
         _guard(reading, document, (*loc, "with"), parameters, project)
 

@@ -65,7 +65,8 @@ class Document:
 class Reading:
     """The project file and what was found wrong in it and the files it names, so far.
 
-    `digests`: SHA-256 of each file read, by the field that names it; `files`: their names. `broken`: places whose value
+    `digests`: SHA-256 of each file read, by the field that names it; `texts`: what those that are UTF-8 say, to the
+    byte; `files`: their names. `broken`: places whose value
     was refused, so that no later check complains about a consequence.
     """
 
@@ -73,6 +74,7 @@ class Reading:
     main: Document
     faults: list[ConfigError] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     broken: list[Loc] = field(default_factory=list)
 
@@ -122,6 +124,7 @@ class Reading:
         self.digests[dotted(loc)] = hashlib.sha256(content).hexdigest()
         self.files.append(name)
         try:
+            self.texts[dotted(loc)] = content.decode("utf-8")
             return content.decode("utf-8-sig")
         except UnicodeDecodeError:
             self.fault(loc, f"{name} is not UTF-8 text", "save it as UTF-8")

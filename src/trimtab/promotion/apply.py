@@ -54,23 +54,25 @@ def withdraw(settings: Settings, control: Control, decision: Decision, actor: st
     registry.show_aliases(settings, control, decision.model)
 
 
-def appoint(settings: Settings, control: Control, model: str, version: int, *, actor: str, reason: str) -> AliasMove:
-    """Make a version of an MLflow model champion because somebody says so: no gate of ours judges rows.
+def appointment(control: Control, model: str, version: int, *, actor: str, reason: str) -> AliasMove:
+    """The move that would make a version of an MLflow model champion because somebody says so: no gate judges rows.
 
-    Raises Fixable for a version that is not there, serves already, or is a language model's; Conflict when the champion
-    moved meanwhile. Returns the move it made.
+    Raises Fixable for a version that is not there, serves already, or is a language model's.
     """
     found, before = registry.get(control, model, version), control.alias(model, "champion")
     if found.spec.base.format != "pyfunc":
         raise Fixable(f"version {version} is a language model's: gates decide about it", "run `trimtab cycle run`")
     if before == version:
         raise Fixable(f"version {version} is the champion of {model} already", "see `trimtab history`")
-    move = AliasMove(
+    return AliasMove(
         model=model, alias="champion", before=before, after=version, at=utc_now(), actor=actor, reason=reason
     )
-    control.move([move])
-    registry.show_aliases(settings, control, model)
-    return move
+
+
+def appoint(settings: Settings, control: Control, move: AliasMove) -> None:
+    """Make an `appointment`, now. Raises Conflict when the champion moved since it was drawn up."""
+    control.move([move.model_copy(update={"at": utc_now()})])
+    registry.show_aliases(settings, control, move.model)
 
 
 def previous_champion(control: Control, model: str) -> AliasMove:

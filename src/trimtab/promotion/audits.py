@@ -259,11 +259,16 @@ def half_of(frames: Sequence[Frame], *, prove: bool) -> list[Frame]:
 def _attributes(path: Path) -> dict[str, dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            names, rows = table.fieldnames, list(table)
     except (OSError, UnicodeDecodeError) as error:
         raise Fixable(f"cannot read {path}: {error}", "name a CSV file with a column `id`") from None
-    if not rows or "id" not in rows[0]:
+    if not names:
+        raise Fixable(f"{path} is empty", "see what the command before it in the pipe said, or name another file")
+    if "id" not in names:
         raise Fixable(f"{path} has no column `id`", "give each row the request's id, or the client's own")
+    if not rows:
+        raise Fixable(f"{path} has a header and no row", "keep attributes of callers with `trimtab attributes add`")
     return {row["id"]: {k: v for k, v in row.items() if k != "id" and v} for row in rows}
 
 

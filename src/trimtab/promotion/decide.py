@@ -21,9 +21,10 @@ def decide(
     now: datetime,
     unproved: Sequence[str] = (),
     guidelines: str = "",
+    config_hash: str = "",
 ) -> Decision:
-    """Decide on a candidate. `required` names the gates the file asks for, `unproved` the blocking clauses of the
-    guidelines (`guidelines` is their SHA-256) that are not proved, a sentence each.
+    """Decide on a candidate. `required` names the gates the file (`config_hash`) asks for, `unproved` the blocking
+    clauses of the guidelines (`guidelines` is their SHA-256) that are not proved, a sentence each.
 
     In this order: the champion moved since it was compared, hold; a gate failed, reject; a required gate is missing or
     insufficient, or a blocking clause unproved, hold; else promote. No required gate at all is hold too: nothing would
@@ -40,6 +41,7 @@ def decide(
         gates=tuple(gates),
         at=now,
         guidelines=guidelines,
+        config_hash=config_hash,
     )
 
 

@@ -34,6 +34,7 @@ from trimtab.records.record import utc_now
 from trimtab.records.registry import ModelVersion, VersionSpec
 from trimtab.records.responsible import Attempt, Audit, Look, MitigationRun
 from trimtab.registry import audits as runs
+from trimtab.registry import project_files
 from trimtab.responsible import identities, mitigation, plots
 from trimtab.responsible.identities import Frame
 from trimtab.responsible.mitigation import Acceptance, Trial
@@ -233,7 +234,7 @@ def register(place: Place, chosen: Tried) -> ModelVersion:
         place.settings,
         place.control,
         chosen.spec,
-        config_hash=place.loaded.hash,
+        config_hash=project_files.keep(place.control, place.loaded),
         note=f"{chosen.name}: {'; '.join(chosen.acceptance.reasons)}",
         parent=place.version.version,
     )

@@ -10,7 +10,7 @@ from datetime import datetime
 import polars as pl
 
 from trimtab import registry
-from trimtab.errors import Conflict, EngineError
+from trimtab.errors import Conflict, EngineError, Unproved
 from trimtab.evaluation.scorers import label_of
 from trimtab.project import Loaded
 from trimtab.promotion import apply, sequential
@@ -49,12 +49,14 @@ def roll_out(
     say: Say,
     *,
     endpoint: Endpoint | None = None,
+    admit: Callable[[], object] = lambda: None,
 ) -> bool:
     """Load the candidate beside the champion, give it growing shares, then promote it. False: rolled back.
 
     Interrupted, it goes on at the share that was set last. Raises EngineError when the candidate does not load,
     Conflict when the champion moved or a person ended the rollout meanwhile; then the candidate gets no traffic.
-    `endpoint`: what serves the versions; by default this project's gateways.
+    `endpoint`: what serves the versions; by default this project's gateways. `admit` is asked before callers meet the
+    candidate and before it becomes champion, and raises Unproved to end the rollout.
     """
     apply.expect_champion(control, decision)
     if control.alias(decision.model, "champion") == decision.candidate:
@@ -64,12 +66,17 @@ def roll_out(
         apply.withdraw(settings, control, decision, actor, harm.reason)
         return False
     endpoint = endpoint or Endpoint(Lake(settings))
-    apply.challenge(settings, control, decision, actor)
     try:
+        admit()
+        apply.challenge(settings, control, decision, actor)
         endpoint.serve()
-        return _passed(settings, loaded, control, decision, actor, say, endpoint)
-    except Conflict as conflict:
-        apply.withdraw(settings, control, decision, actor, str(conflict))
+        if not _passed(settings, loaded, control, decision, actor, say, endpoint):
+            return False
+        admit()
+        apply.promote(settings, control, decision, actor, "passed every gate and every canary step")
+        return True
+    except (Conflict, Unproved) as stopped:
+        apply.withdraw(settings, control, decision, actor, str(stopped))
         raise
     finally:
         endpoint.serve()
@@ -84,7 +91,7 @@ def _passed(
     say: Say,
     endpoint: Endpoint,
 ) -> bool:
-    """Every step of the canary, then the promotion; False when a look called it back."""
+    """Every step of the canary; False when a look called it back."""
     _wait_until_loaded(settings, control, decision, say)
     shares = [float(step.removesuffix("%")) for step in loaded.project.rollout.canary]
     set_already = control.traffic(decision.model)
@@ -98,7 +105,6 @@ def _passed(
         if look.verdict == "roll_back":
             apply.withdraw(settings, control, decision, actor, look.reason)
             return False
-    apply.promote(settings, control, decision, actor, "passed every gate and every canary step")
     return True
 
 

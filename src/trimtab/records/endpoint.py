@@ -81,14 +81,14 @@ class ShadowSection(FileModel):
 
 
 class RouteDisclosure(FileModel):
-    """What the answers of one path say of themselves."""
+    """What the answers of one path say of themselves; what a path leaves out is as it is for all."""
 
     mode: Literal["machine-generated", "ai-originated", "ai-modified", "off"] = "machine-generated"
     """machine-generated: no person looks at an answer before it is used; ai-originated: one does; off: no header."""
     notice: Annotated[str, Field(pattern=r"^https?://[^\s<>]+$", examples=["https://example.org/ai-notice"])] | None = (
         None
     )
-    """Page that tells people what they deal with; sent as a Link (describedby)."""
+    """Page that tells people what they deal with; sent as a Link (describedby). null at a path: none there."""
 
     def header(self, model: str) -> str:
         """The value of AI-Disclosure (draft-abaris-aicdh-01, an RFC 9651 dictionary); empty when off."""
@@ -106,9 +106,16 @@ class DisclosureSection(RouteDisclosure):
     routes: dict[Annotated[str, Field(pattern=r"^/\S*$")], RouteDisclosure] = Field(default={})
     """Paths that say something else, e.g. {/predict: {mode: ai-originated}}."""
 
+    @property
+    def own(self) -> dict[str, RouteDisclosure]:
+        """The paths of `routes` as they answer: what one does not set, it has from here."""
+        general = self.model_dump(exclude={"routes"})
+        set_there = {path: route.model_dump(exclude_unset=True) for path, route in self.routes.items()}
+        return {path: RouteDisclosure.model_validate(general | said) for path, said in set_there.items()}
+
     def by_path(self, model: str) -> dict[str, str]:
         """Header lines by path; under the empty path those of every other one."""
-        return {"": self.lines(model)} | {path: route.lines(model) for path, route in self.routes.items()}
+        return {"": self.lines(model)} | {path: route.lines(model) for path, route in self.own.items()}
 
 
 class EndpointSection(FileModel):

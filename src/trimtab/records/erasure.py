@@ -81,6 +81,20 @@ class RetentionRun(Record):
     held: int = Field(default=0, description="rows left alone by legal holds")
 
 
+Refusal = Literal["unknown key", "no scope", "key has ended", "no purpose"]
+
+
+class AttributeRefused(Record):
+    """A read of protected attributes was refused. Of a secret that belongs to no key nothing is kept."""
+
+    at: datetime
+    by: str = Field(description="who ran the command, as the machine names them")
+    key: str | None = Field(description="the key whose secret was given; None: of no key of this project")
+    reason: Refusal
+    attributes: tuple[str, ...] = Field(description="those asked for that are kept here")
+    count: int = Field(description="refusals of this key for this reason in this hour (UTC), up to this one")
+
+
 class AttributeRead(Record):
     """Somebody read protected attributes: who, which, of how many subjects, for what."""
 

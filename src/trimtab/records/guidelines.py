@@ -247,6 +247,13 @@ CHECKS: dict[str, type[FileModel]] = {
 # Facts
 
 
+class GuidelinesText(Record):
+    """A guidelines file as it was written: `sha256` is that of the text in UTF-8."""
+
+    sha256: str
+    text: str
+
+
 class SignedWord(Record):
     """A waiver of a clause, or a person's word for one. `note` is the signed text (C2SP signed-note) of the rest."""
 
@@ -303,6 +310,7 @@ class ComplianceReport(Record):
     model: str
     version: int
     guidelines_sha256: str
+    config_hash: str = Field(default="", description="of the project file then; empty: an earlier release")
     system: str
     occasion: str
     at: datetime

@@ -54,6 +54,7 @@ class Decision(Record):
     guidelines: str = Field(
         default="", description="SHA-256 of the guidelines it was held against; empty: there were none"
     )
+    config_hash: str = Field(default="", description="of the project file then; empty: an earlier release")
 
 
 class RolloutLook(Record):

@@ -134,6 +134,16 @@ class ModelVersion(Record):
     note: str = ""
 
 
+class ProjectFile(Record):
+    """What trimtab.yaml said from a moment on, of what no version carries."""
+
+    model: str
+    hash: str = Field(description="the config_hash of what it produced")
+    at: datetime
+    watched: tuple[str, ...] = Field(description="what is monitored, a sentence each")
+    guidelines_sha256: str = Field(description="of the guidelines' bytes; empty: the file names none")
+
+
 class AliasMove(Record):
     """One move of an alias. `before`/`after` None means the alias did not / does not exist."""
 

@@ -24,7 +24,7 @@ from trimtab.records.project import PYFUNC, Project
 from trimtab.records.record import utc_now
 from trimtab.records.registry import AliasMove, Average, Decoding, ModelVersion, VersionSpec, Weights
 from trimtab.records.training import DatasetVersion, TrainingRun
-from trimtab.registry import mlflow_model
+from trimtab.registry import mlflow_model, project_files
 from trimtab.responsible import identities
 from trimtab.responsible.guards import topics as guards
 from trimtab.settings import Settings
@@ -94,7 +94,7 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         average=_average(project),
         guards=guards.fitted(loaded.guards, loaded.labels),
     )
-    return register(settings, control, spec, config_hash=loaded.hash, note=note)
+    return register(settings, control, spec, config_hash=project_files.keep(control, loaded), note=note)
 
 
 def _average(project: Project) -> Average | None:
@@ -107,7 +107,8 @@ def register_guards(settings: Settings, loaded: Loaded, control: Control) -> Mod
     now = champion(control, loaded.project.name)
     spec = now.spec.model_copy(update={"guards": guards.fitted(loaded.guards, now.spec.labels)})
     note = f"version {now.version} with the guards of trimtab.yaml"
-    return register(settings, control, spec, config_hash=loaded.hash, note=note, parent=now.version)
+    read = project_files.keep(control, loaded)
+    return register(settings, control, spec, config_hash=read, note=note, parent=now.version)
 
 
 def register(

@@ -15,12 +15,16 @@ from ruamel.yaml import YAML
 from trimtab.records.guidelines import ComplianceReport, Drill, Guidelines
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import Decision, GateResult, RolloutLook
-from trimtab.records.registry import AliasMove, ModelVersion
+from trimtab.records.registry import AliasMove, ModelVersion, ProjectFile
 from trimtab.records.training import DatasetVersion, HostedTuning, TrainingRun
 from trimtab.responsible.compliance_report import FRAMEWORKS
 
 NOT_RECORDED = "Not recorded."
 NO_GUIDELINES = f"{NOT_RECORDED} The project has no guidelines."
+NO_FILE = (
+    f"{NOT_RECORDED} An earlier release registered this version and did not keep what trimtab.yaml and the guidelines "
+    "said; `trimtab compliance --record` puts on record what they say now."
+)
 LATER = ("Gates", "Decision", "Rollout")
 """What a card can only say once the version was decided on."""
 
@@ -35,21 +39,22 @@ def render(
     decision: Decision | None = None,
     moves: Sequence[AliasMove] = (),
     looks: Sequence[RolloutLook] = (),
+    file: ProjectFile | None = None,
     guidelines: Guidelines | None = None,
     report: ComplianceReport | None = None,
     drills: Sequence[Drill] = (),
-    watched: Sequence[str] = (),
 ) -> str:
     """The card as Markdown. `license` is that of the base weights (a Hugging Face licence id, "unknown" if so).
 
     What has no record is named as not recorded. `moves` and `looks` of other versions are left out. `report` is the
-    newest one that is on record, `watched` what is monitored, a sentence each.
+    newest one that is on record; `file` and `guidelines` are what they said then.
     """
     spec = version.spec
     mine = [move for move in moves if version.version in (move.before, move.after)]
     own = [look for look in looks if look.candidate == version.version]
+    unsaid = _unsaid(file)
     sections = {
-        "1. General description": {"Purpose": _purpose(version), "Intended use": _use(guidelines)},
+        "1. General description": {"Purpose": _purpose(version), "Intended use": _use(guidelines, unsaid)},
         "2. Elements and development": {
             "What it is made of": _parts(version),
             "Data": _data(version, dataset),
@@ -57,15 +62,15 @@ def render(
         },
         "3. Functioning and control": {
             "Fairness": _fairness(decision, dataset),
-            "Human oversight": _oversight(guidelines, drills),
+            "Human oversight": _oversight(guidelines, drills, unsaid),
         },
         "4. Performance metrics": {"Gates": _gates(decision)},
-        "5. Risk management": {"Risks": _risks(guidelines), "Clauses": _clauses(report)},
+        "5. Risk management": {"Risks": _risks(guidelines, unsaid), "Clauses": _clauses(report)},
         "6. Changes": {"Decision": _decision(decision, mine), "Rollout": _rollout(own)},
-        "7. Standards": {"What the clauses speak to": _standards(guidelines)},
+        "7. Standards": {"What the clauses speak to": _standards(guidelines, unsaid)},
         "8. Declaration of conformity": {"": "None is made here: it is the provider's to draw up and sign."},
-        "9. After it is live": {"Monitoring": _monitoring(watched, guidelines)},
-        "Check it yourself": {"": _verify(version)},
+        "9. After it is live": {"Monitoring": _monitoring(file, guidelines)},
+        "Check it yourself": {"": _verify(version, file)},
     }
     metadata = _metadata(version, license.lower(), language, dataset, decision)
     body = "\n\n".join(
@@ -81,9 +86,18 @@ def gaps(card: str) -> list[str]:
     return [name for name, _, text in parts if text.startswith(NOT_RECORDED) and name not in LATER]
 
 
-def _use(guidelines: Guidelines | None) -> str:
-    if guidelines is None:
+def _unsaid(file: ProjectFile | None) -> str:
+    """Why a heading that the guidelines fill is empty where there are none to read."""
+    if file is None:
+        return NO_FILE
+    if not file.guidelines_sha256:
         return NO_GUIDELINES
+    return f"{NOT_RECORDED} The guidelines `{file.guidelines_sha256}` are in a form that this release does not read."
+
+
+def _use(guidelines: Guidelines | None, unsaid: str) -> str:
+    if guidelines is None:
+        return unsaid
     use = guidelines.intended_use
     lines = [
         f"{use.purpose} Answerable: {guidelines.owner}.",
@@ -94,17 +108,17 @@ def _use(guidelines: Guidelines | None) -> str:
     return "\n".join(lines)
 
 
-def _oversight(guidelines: Guidelines | None, drills: Sequence[Drill]) -> str:
+def _oversight(guidelines: Guidelines | None, drills: Sequence[Drill], unsaid: str) -> str:
     if guidelines is None or not guidelines.oversight:
-        return NO_GUIDELINES if guidelines is None else f"{NOT_RECORDED} The guidelines name none."
+        return unsaid if guidelines is None else f"{NOT_RECORDED} The guidelines name none."
     held = [(drill.at.isoformat(), drill.kind, drill.by, drill.seen) for drill in drills]
     drilled = table(("at", "drill", "by", "seen"), held) if held else "No drill was held yet."
     return f"{guidelines.oversight}\n\n{drilled}"
 
 
-def _risks(guidelines: Guidelines | None) -> str:
+def _risks(guidelines: Guidelines | None, unsaid: str) -> str:
     if guidelines is None or not guidelines.risks:
-        return NO_GUIDELINES if guidelines is None else f"{NOT_RECORDED} The guidelines name none."
+        return unsaid if guidelines is None else f"{NOT_RECORDED} The guidelines name none."
     return "\n".join(f"- {risk}" for risk in guidelines.risks)
 
 
@@ -115,20 +129,22 @@ def _clauses(report: ComplianceReport | None) -> str:
     return f"As found at {report.at.isoformat()}:\n\n" + table(("clause", "promise", "status", "found"), rows)
 
 
-def _standards(guidelines: Guidelines | None) -> str:
+def _standards(guidelines: Guidelines | None, unsaid: str) -> str:
     places = sorted({place for clause in guidelines.clauses for place in clause.maps}) if guidelines else []
     if not places:
-        return NO_GUIDELINES if guidelines is None else f"{NOT_RECORDED} No clause names an article or a control."
+        return unsaid if guidelines is None else f"{NOT_RECORDED} No clause names an article or a control."
     named = {prefix: [place for place in places if place.split("-")[0] == prefix] for prefix in FRAMEWORKS}
     lines = [f"- {FRAMEWORKS[prefix]}: {', '.join(found)}" for prefix, found in named.items() if found]
     return "\n".join([*lines, "", "Named as what clauses speak to; whether they are met is not judged here."])
 
 
-def _monitoring(watched: Sequence[str], guidelines: Guidelines | None) -> str:
-    if not watched:
+def _monitoring(file: ProjectFile | None, guidelines: Guidelines | None) -> str:
+    if file is None:
+        return NO_FILE
+    if not file.watched:
         return f"{NOT_RECORDED} Nothing is monitored."
     periodic = [f"{c.id} is proved again {', '.join(c.on)}" for c in guidelines.clauses] if guidelines else []
-    return "\n".join(f"- {line}" for line in [*watched, *periodic])
+    return "\n".join(f"- {line}" for line in [*file.watched, *periodic])
 
 
 def _metadata(
@@ -309,13 +325,15 @@ def _rollout(looks: Sequence[RolloutLook]) -> str:
     return table(head, rows) + "\n\nThe evidence may be looked at any time: harm is called when it reaches its limit."
 
 
-def _verify(version: ModelVersion) -> str:
+def _verify(version: ModelVersion, file: ProjectFile | None) -> str:
+    book = f", its guidelines `{file.guidelines_sha256}`" if file and file.guidelines_sha256 else ""
+    said = f" Use, oversight, risks and monitoring are as the project file `{file.hash}`{book} said." if file else ""
     return (
         "Every statement above stands in the project's records under the hashes named here. The version hash is the "
         "SHA-256 of the canonical JSON (sorted keys, no spaces) of everything that decides an answer; the files have "
         f"the SHA-256 named above; the MLflow run is `{version.run_id}`. Decisions and moves of aliases also stand in "
         "the project's audit log, where an edited entry contradicts every signed checkpoint after it: `trimtab audit "
-        "verify` checks it."
+        f"verify` checks it.{said}"
     )
 
 

@@ -79,8 +79,9 @@ _checkpoints = sa.Table(
 
 AUDITED = frozenset(
     {"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"}
-    | {"audit", "look", "mitigation", "compliance", "waiver", "attestation", "drill"}
-    | {"seal", "erase_request", "hold", "tombstone", "retention", "attribute_read"}
+    | {"project_file", "guidelines", "audit", "look", "mitigation", "compliance", "waiver", "attestation", "drill"}
+    | {"seal", "erase_request", "hold", "tombstone", "retention"}
+    | {"attribute_read", "attribute_refused"}
 )
 """Kinds of fact that enter the audit log in the transaction that writes them."""
 

@@ -43,8 +43,8 @@ from trimtab.records.record import utc_now
 from trimtab.settings import Settings
 from trimtab.store import journal
 from trimtab.store.journal import Closed, FeedbackFrame
-from trimtab.store.lake import FEEDBACK, INFERENCE, PAYLOAD, next_row, open_table
-from trimtab.store.subjects import Subjects, subject_of
+from trimtab.store.lake import FEEDBACK, INFERENCE, PAYLOAD, next_row, open_table, subjects_of
+from trimtab.store.subjects import Subjects
 
 BATCH_ROWS = 10_000
 """Inference rows, or pieces of feedback, of one commit, at most."""
@@ -309,7 +309,7 @@ def _encrypted(rows: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
     if not subjects.encrypts:
         return rows
     now, field = utc_now(), subjects.field
-    whose = [subject_of(row, field) for row in rows.iter_rows(named=True)]
+    whose = subjects_of(rows, field)
     subjects.prepare(whose, now)
     for name in PAYLOAD:
         cells = zip(whose, rows["databricks_request_id"], rows[name], strict=True)

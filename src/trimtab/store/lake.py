@@ -29,7 +29,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from trimtab.errors import Corrupt, Fixable
 from trimtab.records.monitor import BOUNDS, PRIME, SAMPLE, Numbers, Profile, Window
 from trimtab.settings import Settings
-from trimtab.store.subjects import MARK, Subjects
+from trimtab.store.subjects import MARK, Subjects, subject_of
 
 _TIME = pl.Datetime("us", "UTC")
 
@@ -264,10 +264,17 @@ def plain(rows: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
     """Rows with their payloads readable; they have the column databricks_request_id. What was erased is null."""
     for name in PAYLOAD:
         if name in rows.columns and rows[name].str.starts_with(MARK).any():
+            subjects.fetch(rows[name])
             pairs = zip(rows[name], rows["databricks_request_id"], strict=True)
             texts = [subjects.decrypt(value, f"{request}/{name}") for value, request in pairs]
             rows = rows.with_columns(pl.Series(name, texts, pl.String))
     return rows
+
+
+def subjects_of(rows: pl.DataFrame, field: str) -> list[str]:
+    """Whose each row is; empty where it does not say."""
+    told = rows.select("request_tags" if field == "caller" else field)
+    return [subject_of(row, field) for row in told.iter_rows(named=True)]
 
 
 def profile_of(frame: pl.DataFrame, first: int, last: int) -> Profile | None:

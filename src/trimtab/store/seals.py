@@ -7,18 +7,15 @@ the keyed hash, which nothing can be compared with any more, stay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-
-import polars as pl
 
 from trimtab.errors import Corrupt
 from trimtab.records.erasure import ErasureRequest, Macs, RetentionRun, Seal
 from trimtab.records.record import canonical_json
 from trimtab.settings import Settings
 from trimtab.store.control import Control
-from trimtab.store.lake import PAYLOAD, Lake
+from trimtab.store.lake import PAYLOAD, Lake, subjects_of
 from trimtab.store.subjects import Subjects, digest, subject_of
 from trimtab.store.verify_audit import leaf_hash, root
 
@@ -47,7 +44,7 @@ def seal(settings: Settings, control: Control, model: str, now: datetime) -> int
     while (first := sealed_to(control, model)) < (end := lake.count()):
         last = min(end, first + ROWS)
         rows = lake.stored(first, last)
-        subjects.prepare(_subjects(rows, field), now)
+        subjects.prepare(subjects_of(rows, field), now)
         key = f"{model}/{first:012}"
         control.put(
             "seal_macs", key, Macs(macs=tuple(_mac(row, subjects, field, now) for row in rows.iter_rows(named=True)))
@@ -93,6 +90,7 @@ def faults(settings: Settings, control: Control, model: str, rows: int) -> list[
             found.append(f"rows {sealed.first} to {sealed.last - 1} are not those that were sealed")
             continue
         emptied += sum(erased(row) for row, _ in pairs)
+        subjects.prepare((subject_of(row, sealed.field) for row, _ in pairs if not erased(row)), sealed.at)
         changed = [
             row["row"] for row, mac in pairs if not erased(row) and _mac(row, subjects, sealed.field, sealed.at) != mac
         ]
@@ -113,10 +111,6 @@ def leaf(row: dict[str, Any], mac: str) -> bytes:
 def erased(row: dict[str, Any]) -> bool:
     """Whether nothing of a row's payload is left."""
     return all(row[name] is None for name in PAYLOAD)
-
-
-def _subjects(rows: pl.DataFrame, field: str) -> Sequence[str]:
-    return [subject_of(row, field) for row in rows.iter_rows(named=True)]
 
 
 def _mac(row: dict[str, Any], subjects: Subjects, field: str, now: datetime) -> str:

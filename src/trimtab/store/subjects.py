@@ -19,11 +19,11 @@ import secrets
 import shlex
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,6 +40,8 @@ MARK = "enc:v1:"
 """How an encrypted value begins; then the key's id, a colon, and base64 of nonce and ciphertext."""
 FIELD: SubjectField = "caller"
 """What a subject is where the file says nothing."""
+_AT_ONCE = 500
+"""Values of one query, at most: SQLite has a limit."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, subject BLOB NOT NULL, wrapped BLOB, made TEXT, destroyed TEXT);
@@ -92,15 +94,18 @@ class Subjects:
         """Id and bytes of the subject's key, made if there is none."""
         found = self._of.get(subject)
         if found is None:
-            found = self._of[subject] = self._stored(subject) or self._made([subject], now)[0]
-            self._by_id[found[0]] = found[1]
+            self.prepare([subject], now)
+            found = self._of[subject]
         return found
 
     def prepare(self, subjects: Iterable[str], now: datetime) -> None:
-        """Make the keys of many subjects in one transaction."""
-        missing = sorted({subject for subject in subjects if subject not in self._of and not self._stored(subject)})
-        self._of |= dict(zip(missing, self._made(missing, now), strict=True))
-        self._by_id |= dict(self._of.values())
+        """Have the keys of many subjects at hand, made where there are none: two transactions, however many."""
+        wanted = sorted({subject for subject in subjects if subject not in self._of})
+        there = self._stored(wanted)
+        missing = [subject for subject in wanted if subject not in there]
+        there |= dict(zip(missing, self._made(missing, now), strict=True))
+        self._of |= there
+        self._by_id |= dict(there.values())
 
     def encrypt(self, subject: str, text: str, about: str, now: datetime) -> str:
         """A text as it is stored. `about` says what it is, and must be said again to read it."""
@@ -117,7 +122,9 @@ class Subjects:
         if stored is None or not stored.startswith(MARK):
             return stored
         name, _, body = stored.removeprefix(MARK).partition(":")
-        key = self._known(name)
+        if name not in self._by_id:
+            self.fetch([stored])
+        key = self._by_id[name]
         if key is None:
             return None
         try:
@@ -126,6 +133,16 @@ class Subjects:
         except (InvalidTag, ValueError, binascii.Error):
             raise Corrupt(f"an encrypted payload ({about}) was changed") from None
         return plain.decode("utf-8", "surrogatepass")
+
+    def fetch(self, stored: Iterable[str | None]) -> None:
+        """Have the keys of many encrypted values at hand, read in one transaction. Raises Fixable as `decrypt` does."""
+        names = {value.removeprefix(MARK).partition(":")[0] for value in stored if value and value.startswith(MARK)}
+        wanted = sorted(name for name in names if name not in self._by_id)
+        rows = self._rows("id", wanted)
+        if rows.keys() != set(wanted):
+            fix = f"restore {self._path}, or read it on the machine that has it and the master key"
+            raise Fixable("the lake is encrypted by subject, and the keys are not here: nothing is erased", fix)
+        self._by_id |= {name: self._unwrapped(wrapped) if wrapped else None for name, (_, wrapped) in rows.items()}
 
     def mac(self, subject: str, data: bytes, now: datetime) -> str:
         """A keyed hash of a payload (hex): it commits to it, and says nothing once the key is destroyed."""
@@ -151,15 +168,28 @@ class Subjects:
             row = db.execute("SELECT value FROM choices WHERE name = ?", (name,)).fetchone()
         return row[0] if row else ""
 
-    def _stored(self, subject: str) -> tuple[str, bytes] | None:
-        if not self.exist:
-            return None
+    def _stored(self, subjects: list[str]) -> dict[str, tuple[str, bytes]]:
+        """Id and bytes of the keys that are there, by subject."""
+        of = {bytes.fromhex(self.pseudonym(subject)): subject for subject in subjects}
+        rows = self._rows("subject", list(of))
+        return {of[mine]: (name, self._unwrapped(wrapped)) for mine, (name, wrapped) in rows.items() if wrapped}
+
+    def _rows(
+        self, column: Literal["id", "subject"], values: Sequence[str | bytes]
+    ) -> dict[Any, tuple[str, bytes | None]]:
+        """Id and wrapped key by the value of a column: of a subject's keys the one that is not destroyed."""
+        found: dict[Any, tuple[str, bytes | None]] = {}
+        if not values or not self.exist:
+            return found
         with self._open() as db:
-            row = db.execute(
-                "SELECT id, wrapped FROM keys WHERE subject = ? AND wrapped IS NOT NULL",
-                (bytes.fromhex(self.pseudonym(subject)),),
-            ).fetchone()
-        return (row[0], self._unwrapped(row[1])) if row else None
+            for first in range(0, len(values), _AT_ONCE):
+                some = values[first : first + _AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                query = (
+                    f"SELECT {column}, id, wrapped FROM keys WHERE {column} IN ({marks}) ORDER BY wrapped IS NOT NULL"  # noqa: S608 (of ours alone)
+                )
+                found |= {value: (name, wrapped) for value, name, wrapped in db.execute(query, some)}
+        return found
 
     def _made(self, subjects: list[str], now: datetime) -> list[tuple[str, bytes]]:
         if not subjects:
@@ -173,21 +203,6 @@ class Subjects:
         with self._open() as db:
             db.executemany("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", rows)
         return fresh
-
-    def _known(self, name: str) -> bytes | None:
-        if name not in self._by_id:
-            row = self._row(name)
-            if row is None:
-                fix = f"restore {self._path}, or read it on the machine that has it and the master key"
-                raise Fixable("the lake is encrypted by subject, and the keys are not here: nothing is erased", fix)
-            self._by_id[name] = self._unwrapped(row[0]) if row[0] else None
-        return self._by_id[name]
-
-    def _row(self, name: str) -> tuple[bytes | None] | None:
-        if not self.exist:
-            return None
-        with self._open() as db:
-            return db.execute("SELECT wrapped FROM keys WHERE id = ?", (name,)).fetchone()
 
     def _unwrapped(self, wrapped: bytes) -> bytes:
         try:

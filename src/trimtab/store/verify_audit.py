@@ -161,8 +161,10 @@ def open_note(note: str, key: str, verified: Callable[[bytes, bytes, bytes], boo
     text, cut, lines = note.rpartition("\n\n")
     if not cut:
         raise Invalid("the note has no signature")
+    if not lines.endswith("\n"):
+        raise Invalid("the note does not end with a line end")
     text += "\n"
-    for line in lines.splitlines():
+    for line in lines[:-1].split("\n"):  # a line ends nowhere else, as splitlines() would have it
         mark, _, rest = line.partition(" ")
         signer, _, encoded = rest.partition(" ")
         if mark != "\u2014" or signer != name:
@@ -171,11 +173,21 @@ def open_note(note: str, key: str, verified: Callable[[bytes, bytes, bytes], boo
             signature = base64.b64decode(encoded, validate=True)
         except binascii.Error:
             raise Invalid("the note's signature is not base64") from None
+        if base64.b64encode(signature).decode() != encoded:  # bits that decode to nothing
+            raise Invalid("the note's signature is not base64 as it is written")
         if signature[:4] == key_id(name, public):
             if not (verified or ed25519_verify)(public, text.encode(), signature[4:]):
                 raise Invalid("the note's signature is not that of its text")
             return text
     raise Invalid(f"the note is not signed by {name}")
+
+
+def notes_of(text: str) -> list[str]:
+    """The notes of a file: one, or all that an anchor added to it, a blank line after each."""
+    if text.count("\n\n") < 2:
+        return [text]
+    parts = text.removesuffix("\n\n").split("\n\n")
+    return ["\n\n".join(parts[first : first + 2]) + "\n" for first in range(0, len(parts), 2)]
 
 
 def read_checkpoint(text: str) -> tuple[str, int, bytes]:
@@ -302,7 +314,8 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
     """What is wrong with an evidence bundle (zip), in words, and how many entries it holds.
 
     Every file is the one whose SHA-256 the signed manifest names; every entry is proved to be in the log that the
-    newest checkpoint signs; entries are in order and without a gap; that log only adds to the older one beside it.
+    newest checkpoint signs; entries are in order and without a gap; that log only adds to the older one beside it; the
+    guidelines that entries name are there, to the byte.
     """
     with zipfile.ZipFile(file) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -322,10 +335,12 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
         return faults, 0
     _, size, tree = read_checkpoint(open_note(files["checkpoint.note"].decode(), key))
     entries = [json.loads(line) for line in files["entries.jsonl"].decode().splitlines()]
-    for before, entry in zip([None, *entries[:-1]], entries, strict=True):
+    in_force = [json.loads(files["in_force.json"])] if "in_force.json" in files else []
+    for entry in [*in_force, *entries]:
         proof = [bytes.fromhex(step) for step in entry["proof"]]
         if not includes(entry["seq"] - 1, size, leaf_hash(entry_bytes(entry)), proof, tree):
             faults.append(f"entry {entry['seq']} is not in the log that was signed")
+    for before, entry in zip([None, *entries[:-1]], entries, strict=True):
         if before is not None and entry["seq"] != before["seq"] + 1:
             faults.append(f"entries between {before['seq']} and {entry['seq']} are missing")
     if "earlier.json" in files:
@@ -333,7 +348,21 @@ def bundle_faults(file: Path, key: str) -> tuple[list[str], int]:
         _, old, old_tree = read_checkpoint(open_note(earlier["checkpoint"], key))
         if not extends(old, size, old_tree, tree, [bytes.fromhex(step) for step in earlier["proof"]]):
             faults.append(f"the log of {size} entries does not continue the one of {old} that was signed earlier")
+    texts = {Path(name).stem: data for name, data in files.items() if name.startswith("guidelines/")}
+    absent = json.loads(manifest).get("guidelines_not_on_record", [])
+    for name in sorted(name for name, data in texts.items() if hashlib.sha256(data).hexdigest() != name):
+        faults.append(f"guidelines/{name}.yaml is not the file of that SHA-256")
+    for entry in [] if faults else [*in_force, *entries]:  # a body that was edited may be anything
+        named = guidelines_of(entry["kind"], entry["body"])
+        if named and named not in texts and named not in absent:
+            faults.append(f"entry {entry['seq']} names guidelines {named}, which are not here")
     return faults, len(entries)
+
+
+def guidelines_of(kind: str, body: str) -> str:
+    """The SHA-256 of the guidelines that an entry was made under; empty for one that names none."""
+    place = {"project_file": "guidelines_sha256", "compliance": "guidelines_sha256", "decision": "guidelines"}.get(kind)
+    return str(json.loads(body).get(place, "")) if place else ""
 
 
 def main() -> int:
@@ -341,14 +370,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="entries (JSON Lines from `trimtab audit export`) or a bundle (.zip)")
     parser.add_argument("--key", required=True, help="verifier key, got from the operator by another way")
-    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="signed note; may be repeated")
+    parser.add_argument(
+        "--checkpoint", type=Path, action="append", default=[], help="file of signed notes; may be repeated"
+    )
     options = parser.parse_args()
     try:
         if options.file.suffix == ".zip":
             faults, count = bundle_faults(options.file, options.key)
         else:
             lines = options.file.read_text("utf-8").splitlines()
-            notes = [path.read_text("utf-8") for path in options.checkpoint]
+            notes = [note for path in options.checkpoint for note in notes_of(path.read_text("utf-8"))]
             faults, count = faults_of(lines, notes, options.key), len(lines)
     except Invalid as error:
         faults, count = [str(error)], 0
