@@ -73,6 +73,8 @@ async def serve(options: argparse.Namespace) -> None:
         await stopping.wait()
         await server.drain(options.drain)
         following.cancel()
+        if fast is not None:
+            fast.close()
     finally:
         await gateway.shadows.stop()
         gateway.journal.close()

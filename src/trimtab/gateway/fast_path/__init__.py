@@ -68,6 +68,7 @@ class FastPath:
         self._f: int = library.fast_new(ctypes.byref(self._shared))
         self._lent: dict[int, Lent] = {}
         self._terms: dict[int, Terms] = {}
+        self._refused: set[Head] = set()  # heads of what is not lent as things are: a version with guards, …
         self._places: dict[tuple[str, str], int] = {}
         self._turnstiles: list[tuple[int, Turnstile]] = []
         self._routes: dict[tuple[int, Route], int] = {}
@@ -95,12 +96,12 @@ class FastPath:
     def offer(self, connection: Connection, head: Head) -> None:
         """A request was answered well whose head is remembered: lend its connection, if more like it may be plain."""
         head.credit = min(MOST_CREDIT, head.credit + EARNED_HERE)
-        if head.path == PATH and head.credit > 0:
+        if head.path == PATH and head.credit > 0 and head not in self._refused:
             self._loop.call_soon(self._lend_idle, connection, head, 3)
 
     def begin(self, connection: Connection, head: Head, data: bytes) -> bool:
         """Take a connection with a whole request on it that nobody has looked at, if it may be plain."""
-        if head.path != PATH or head.credit <= 0 or not connection.idle(head):
+        if head.path != PATH or head.credit <= 0 or head in self._refused or not connection.idle(head):
             return False
         return self._lend(connection, head, data)
 
@@ -132,12 +133,14 @@ class FastPath:
 
     def _agreed(self, snapshot: Snapshot, head: Head, connection: Connection) -> Terms | None:
         """On what terms connections with a head are lent; None: they are not."""
+        if len(self._terms) + len(self._refused) >= MOST_KNOWN:
+            self._terms.clear()
+            self._refused.clear()
         lent = terms.plain(self._gateway, snapshot, head, connection.peer)
         route = None if lent is None else self._route(lent)
         if lent is None or route is None:
+            self._refused.add(head)
             return None
-        if len(self._terms) >= MOST_KNOWN:
-            self._terms.clear()
         made = self._terms[id(head)] = Terms(lent, route, terms.caller_spec(lent, *connection.head_around))
         return made
 
@@ -267,6 +270,7 @@ class FastPath:
         self._c.fast_change(self._f, known, len(self._routes))
         self._routes.clear()
         self._terms.clear()
+        self._refused.clear()
         self._hear(True)
         known_now = self._gateway.pool.turnstiles
         self._turnstiles = [(place, one) for place, one in self._turnstiles if any(one is now for now in known_now)]
