@@ -14,7 +14,7 @@ from servers import Server
 
 Rounds = dict[str, list[Sample]]
 FULL, RELAY, YARDSTICK = "trimtab full", "trimtab relay", "nginx"
-TIMES_LESS = {"vllm-router": 1.0, "TensorZero": 1.0, "Portkey": 15.0, "LiteLLM": 250.0}
+TIMES_LESS = {"vllm-router": 1.0, "TensorZero": 1.0, "Portkey": 15.0, "LiteLLM": 250.0, "MLflow AI Gateway": 500.0}
 """How many times the CPU of the full product a peer must cost at least."""
 
 

@@ -14,8 +14,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +313,48 @@ def portkey(upstream: str, folder: Path) -> Server:
     return Server("Portkey", process, f"127.0.0.1:{port}", headers=headers, version="1.15.2")
 
 
+_LOOPBACK = {"ALLOWED_SCHEMES": "http,https", "ALLOW_PRIVATE_IPS": "true"}
+"""What MLflow's gateway is told so that it asks an upstream on this machine."""
+
+
+def mlflow_gateway(upstream: str, folder: Path) -> Server:
+    """MLflow's AI Gateway as its server has it, with its default tracking of usage, one worker, SQLite."""
+    port, database = free_port(), f"sqlite:///{folder}/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--default-artifact-root", str(folder / "artifacts")]
+    allowed = {f"MLFLOW_GATEWAY_API_BASE_{name}": value for name, value in _LOOPBACK.items()}
+    process = spawn(command, folder, env={"MLFLOW_CRYPTO_KEK_PASSPHRASE": "benchmark", **allowed})
+    address = f"127.0.0.1:{port}"
+    listening(process, address, folder)
+
+    def create(what: str, found: str, **fields: Any) -> str:
+        body = json.dumps(fields).encode()
+        asked = urllib.request.Request(
+            f"http://{address}/api/3.0/mlflow/gateway/{what}/create", body, {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310 (http, to the server just started)
+                told = json.load(answer)
+        except urllib.error.HTTPError as error:
+            process.kill()
+            raise Absent(f"creates no {what}: {error.read()[:300]!r}") from error
+        return str(next(iter(told.values()))[found])
+
+    named = {
+        "secret_name": "s",
+        "secret_value": {"api_key": "none"},
+        "auth_config": {"api_base": f"http://{upstream}/v1"},
+    }
+    secret = create("secrets", "secret_id", provider="openai", **named)
+    model = create(
+        "model-definitions", "model_definition_id", name="d", secret_id=secret, provider="openai", model_name="mock"
+    )
+    linked = {"model_definition_id": model, "linkage_type": "PRIMARY", "weight": 1.0}
+    create("endpoints", "endpoint_id", name="mock", model_configs=[linked])
+    path = "/gateway/mlflow/v1/chat/completions"
+    return Server("MLflow AI Gateway", process, address, path=path, version=version("mlflow"))
+
+
 def trimtab_python(upstream: str, folder: Path) -> Server:
     """The same as full, without the fast path in C."""
     server = trimtab_full(upstream, folder, env={"TRIMTAB_FAST_PATH": "off"})
@@ -324,14 +369,16 @@ OTHERS: dict[str, Start] = {
     "tensorzero": tensorzero,
     "litellm": litellm,
     "portkey": portkey,
+    "mlflow": mlflow_gateway,
 }
 
 
 def works(server: Server) -> None:
     """Ask once, plain and streamed. Raises Absent when the answer is not one."""
-    for stream, sign in ((False, b"The order left"), (True, b"[DONE]")):
+    for stream, sign in ((False, b"The order left"), (True, b"data: ")):
         heard = _once(server, stream)
-        if b" 200 " not in heard.split(b"\r\n")[0] or sign not in heard:
+        whole = not stream or b"[DONE]" in heard or heard.endswith(b"0\r\n\r\n")  # MLflow's gateway says no [DONE]
+        if b" 200 " not in heard.split(b"\r\n")[0] or sign not in heard or not whole:
             raise Absent(f"does not answer {'streams' if stream else 'requests'}: {heard[:300]!r}")
 
 
