@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import math
 import os
 import socket
 import time
@@ -30,7 +31,7 @@ from trimtab.gateway.rows import Gateway, Row
 from trimtab.gateway.server import Connection, Server
 from trimtab.gateway.shapes import chat
 from trimtab.gateway.turnstile import Turnstile
-from trimtab.gateway.upstream import EngineConnection, head_of
+from trimtab.gateway.upstream import UNLIMITED, EngineConnection, head_of
 from trimtab.store.journal import Opened
 
 LIBRARY = Path(__file__).with_name("fast_path.so")
@@ -165,7 +166,9 @@ class FastPath:
         spec.cells = layout.Cells(
             cells, http, at.duration, at.first_token, at.overhead, at.input_tokens, at.output_tokens, at.attempts
         )
-        spec.first_byte_seconds, spec.connect_seconds = entity.first_byte_seconds, entity.connect_seconds
+        first = entity.first_byte_seconds
+        spec.first_byte_seconds = first if first < UNLIMITED else math.inf
+        spec.connect_seconds = entity.connect_seconds
         names = ["", snapshot.model, f"{snapshot.model}@champion"]
         params = [text for name, raw in entity.template.params.items() for text in (name.encode(), bytes(raw))]
         spec.hold("head", head_of(entity, "chat/completions"))
