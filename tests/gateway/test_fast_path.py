@@ -321,9 +321,9 @@ def test_who_hangs_up_is_on_record_with_what_was_heard(pair: Pair) -> None:
 
 def test_an_engine_that_says_nothing_in_time_is_given_up_with_the_same_words(pair: Pair) -> None:
     said = []
-    pair.engine.deeds["silence"] = lambda connection: not time.sleep(3)
+    pair.engine.deeds["silence"] = lambda connection: not time.sleep(5)
     for client in pair.clients():
-        client.headers += "x-trimtab-deadline-ms: 300\r\n"
+        client.headers += "x-trimtab-deadline-ms: 1500\r\n"
         assert [client.asks(asking("plain"))[0] for _ in range(3)] == [200] * 3
         said.append([told(client.asks(asking("silence"))), told(client.asks(asking("plain")))])
     assert said[0] == said[1]
