@@ -212,11 +212,9 @@ def same(pair: Pair, *bodies: bytes) -> list[tuple[int, dict[str, str], bytes]]:
     """Ask both, on warm connections; what they say and record is the same. Returns what the first one said."""
     clients = pair.clients()
     answers = [[client.asks(body) for body in bodies] for client in clients]
-    heard = len(pair.engine.heard)
     assert [told(one) for one in answers[0]] == [told(one) for one in answers[1]]
     rows = [[row(place, one) for one in said] for place, said in zip(pair.places, answers, strict=True)]
     assert rows[0] == rows[1]
-    assert heard
     return answers[0]
 
 
@@ -232,11 +230,11 @@ def test_whatever_the_engine_does_both_say_and_record_the_same(pair: Pair, deed:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_whatever_a_client_asks_both_say_record_and_pass_on_the_same(pair: Pair, name: str) -> None:
-    body = BODIES[name]
+    body, before = BODIES[name], len(pair.engine.heard) + 4  # behind the warm ones of both
     same(pair, body if isinstance(body, bytes) else json.dumps(json.loads(asking("plain")) | body).encode())
-    passed = [json.loads(one) for one in pair.engine.heard[-6:]]
-    if len(passed) == 6:  # two warm ones of each, and this one
-        assert passed[2] == passed[5] or passed[-1] == passed[-2] or name in ("misnamed",)
+    passed = [json.loads(one) for one in pair.engine.heard[before:]]
+    assert len(passed) in (0, 2)
+    assert passed[:1] == passed[1:]
 
 
 def test_most_plain_requests_are_answered_there_and_all_books_agree(pair: Pair) -> None:
@@ -266,7 +264,6 @@ def test_most_plain_requests_are_answered_there_and_all_books_agree(pair: Pair) 
 
 
 def test_what_keys_have_used_is_the_same(pair: Pair) -> None:
-    time.sleep(0)
     spent = [bytes((place.folder / "ledger").read_bytes()[: 16 * 8]) for place in pair.places]
     words = [memoryview(one).cast("q") for one in spent]
     for place in (5, 7, 9):  # what was spent in this hour, day and month

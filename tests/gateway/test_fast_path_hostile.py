@@ -59,7 +59,7 @@ def noise(random_: random.Random) -> Deed:
 
     random_.choice(
         [*DEEDS.values(), plain(ANSWER), stream(word("a"), event({"usage": USAGE, "choices": []}), event("[DONE]"))]
-    )(Wire())  # type: ignore[arg-type]
+    )(Wire())  # type: ignore[arg-type]  (a socket as far as a deed needs one)
     said = bytearray(b"".join(whole))
     for _ in range(random_.randint(0, 3)):
         at = random_.randint(0, len(said))

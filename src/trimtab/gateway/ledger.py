@@ -81,7 +81,7 @@ class Ledger:
             return self._reserve(key, base, now, tokens, nano_usd)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._changed()
+            self.changed()
 
     def settle(self, key: Key, reserved: Reserved, now: int, tokens: int, nano_usd: int) -> None:
         """Put what a request used in the place of what it had reserved. Call it once."""
@@ -102,7 +102,7 @@ class Ledger:
                     words[at + 1] += more
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._changed()
+            self.changed()
 
     def spent(self, key: Key, budget: Budget, now: int) -> int:
         """Nano-USD spent and reserved in the period of a moment."""
@@ -129,8 +129,10 @@ class Ledger:
         return ctypes.addressof(ctypes.c_char.from_buffer(self._map)), self._size, self._fd
 
     def changed(self) -> None:
-        """The words were changed from outside."""
-        self._changed()
+        """Have the file synced, soon: its words were changed."""
+        if self._synced:
+            self._synced = False
+            self._dirty.set()
 
     def close(self) -> None:
         """Sync and release."""
@@ -190,12 +192,6 @@ class Ledger:
         refund = min(-owed, max(0, reserved.tokens_full - now - since))
         words[base + _REFUNDED] = (words[base + _REFUNDED] + refund) % _WRAP
         words[base + _TOKENS] -= refund
-
-    def _changed(self) -> None:
-        """Have the file synced, soon."""
-        if self._synced:
-            self._synced = False
-            self._dirty.set()
 
     def _slot(self, key: Key) -> int:
         """Where a key's words begin; the file grows when they are not there yet."""

@@ -25,10 +25,10 @@ from trimtab.gateway.exchange import Exchange, Head
 from trimtab.gateway.fast_path import layout, terms
 from trimtab.gateway.fast_path.terms import PATH, Lent, Terms, pack
 from trimtab.gateway.heads import MOST_KNOWN
-from trimtab.gateway.meter import FAST_PATH
+from trimtab.gateway.meter import FAST_PATH, OVERHEAD_SECONDS, SECONDS
 from trimtab.gateway.routes import Entity, Route, Snapshot
 from trimtab.gateway.rows import Gateway, Row
-from trimtab.gateway.server import Connection, Server
+from trimtab.gateway.server import BODY_BYTES, IDLE_SECONDS, READ_SECONDS, WRITE_BUFFER, Connection, Server
 from trimtab.gateway.shapes import chat
 from trimtab.gateway.turnstile import Turnstile
 from trimtab.gateway.upstream import UNLIMITED, EngineConnection, head_of
@@ -78,6 +78,10 @@ class FastPath:
         self._returning: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._succeeded = ctypes.c_int64()
+        self._shared.most_body, self._shared.behind = BODY_BYTES, WRITE_BUFFER
+        self._shared.read_seconds, self._shared.idle_seconds = READ_SECONDS, IDLE_SECONDS
+        self._shared.seconds.take(SECONDS)
+        self._shared.overhead_seconds.take(OVERHEAD_SECONDS)
         self._shared.cells = gateway.meter.address
         self._shared.counted = gateway.meter.cell(FAST_PATH)
         gateway.journal.lent_open = lambda number: self._shared.open_rows[number % layout.SEGMENTS]
@@ -162,7 +166,10 @@ class FastPath:
             spec.priced, spec.price[:] = 1, [price.input, price.cached_input, price.cache_write, price.output]
         spec.demanded = len(snapshot.demands)
         for number, demand in enumerate(snapshot.demands):
-            spec.demands[number] = layout.Demand(*(-1 if value is None else value for value in demand))
+            longest = limits.UNBOUNDED_OUTPUT if demand.longest is None else demand.longest
+            spec.demands[number] = layout.Demand(
+                *(-1 if one is None else one for one in demand._replace(longest=longest))
+            )
         spec.cells = layout.Cells(
             cells, http, at.duration, at.first_token, at.overhead, at.input_tokens, at.output_tokens, at.attempts
         )
@@ -350,6 +357,10 @@ class FastPath:
         except OSError:
             connection.lost = True
             sock.close()
+            if row is not None:
+                self._end(row, engine)
+            return
+        if connection.lost:  # meanwhile
             if row is not None:
                 self._end(row, engine)
             return

@@ -1,8 +1,6 @@
 /* The row of a request in the journal, what it cost, and what is counted of it: see `gateway.rows` and `.observing`. */
 #include "state.h"
 
-static const double SECONDS[] = {0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0};
-static const double OVERHEAD_SECONDS[] = {0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0};
 static const char DONE[] = "data: [DONE]\n\n";
 
 static void pack_row(struct buffer *b, const struct request *q, int fields) {
@@ -86,9 +84,9 @@ static void write_closed(struct fast_path *f, struct request *q) {
     end_frame(b, start);
 }
 
-static void put_histogram(double *cells, int64_t at, const double *bounds, int known, double value) {
-    int bucket = 0;
-    while (bucket < known && bounds[bucket] < value) bucket++;
+static void put_histogram(double *cells, int64_t at, const struct bounds *bounds, double value) {
+    int64_t bucket = 0;
+    while (bucket < bounds->known && bounds->upper[bucket] < value) bucket++;
     cells[at] += value;
     cells[at + 1 + bucket] += 1;
 }
@@ -105,9 +103,9 @@ static void count_closed(struct fast_path *f, struct request *q) {
         f->shared->touched = 1;
     }
     cells[at->requests] += 1;
-    put_histogram(cells, at->duration, SECONDS, 14, q->closed_at - q->at);
-    put_histogram(cells, at->overhead, OVERHEAD_SECONDS, 11, first - q->at - q->engine_seconds);
-    if (q->asked.stream) put_histogram(cells, at->first_token, SECONDS, 14, first - q->at);
+    put_histogram(cells, at->duration, &f->shared->seconds, q->closed_at - q->at);
+    put_histogram(cells, at->overhead, &f->shared->overhead_seconds, first - q->at - q->engine_seconds);
+    if (q->asked.stream) put_histogram(cells, at->first_token, &f->shared->seconds, first - q->at);
     if (q->usage.prompt > 0) cells[at->input] += (double)q->usage.prompt;
     if (q->usage.completion > 0) cells[at->output] += (double)q->usage.completion;
     cells[at->attempts] += 1;

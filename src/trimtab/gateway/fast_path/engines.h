@@ -156,19 +156,24 @@ static void finish_plain(struct fast_path *f, struct request *q) {
 static struct word payload_of(const char *event, size_t size) {
     struct word found = {event, size, false};
     if (size >= 5 && !memcmp(event, "data:", 5)) found.at += 5, found.size -= 5;
-    while (found.size && strchr(" \t\n\r\v\f", *found.at)) found.at++, found.size--;
-    while (found.size && strchr(" \t\n\r\v\f", found.at[found.size - 1])) found.size--;
+    while (found.size && memchr(" \t\n\r\v\f", *found.at, 6)) found.at++, found.size--;
+    while (found.size && memchr(" \t\n\r\v\f", found.at[found.size - 1], 6)) found.size--;
     return found;
+}
+
+/* The payload of the event that begins here, and where the next one does; NULL: it has not come whole. */
+static const char *next_event(const char *at, const char *end, struct word *payload) {
+    const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
+    if (!stop) return NULL;
+    *payload = payload_of(at, (size_t)(stop - at));
+    return stop + 2;
 }
 
 /* Remember the text of events that were passed on; at the end it would be late for whoever waits then. */
 static void remember_text(struct request *q, const char *at, size_t size) {
-    for (const char *end = at + size, *stop; at < end; at = stop + 2) {
-        stop = memmem(at, (size_t)(end - at), "\n\n", 2);
-        if (!stop) return;
-        struct word payload = payload_of(at, (size_t)(stop - at));
+    struct word payload;
+    for (const char *end = at + size; at < end && (at = next_event(at, end, &payload));)
         if (payload.size && *payload.at == '{' && !add_text(payload.at, payload.size, &q->said)) q->unread = true;
-    }
 }
 
 /* Pass on events to the client. */
@@ -194,7 +199,7 @@ static void tell(struct fast_path *f, struct request *q, const char *events, siz
     write_client(f, q->client, head.size ? parts : parts + 1, head.size ? 4 : 3);
     remember_text(q, events, size);
     let_go(&head);
-    if (q->upstream && q->client->out.size - q->client->out_at > BEHIND && !q->upstream->paused) {
+    if (q->upstream && q->client->out.size - q->client->out_at > (size_t)f->shared->behind && !q->upstream->paused) {
         q->upstream->paused = true;
         want(f, &q->upstream->side, EPOLLPRI);  /* the engine waits while the client does not read */
     }
@@ -203,12 +208,10 @@ static void tell(struct fast_path *f, struct request *q, const char *events, siz
 /* Events among which some are not only to be passed on. False: Python has to look. */
 static bool sift(struct fast_path *f, struct request *q, const char *at, size_t size) {
     struct buffer told = {0};
-    const char *end = at + size;
+    const char *end = at + size, *next;
+    struct word payload;
     bool good = true;
-    while (good && at < end) {
-        const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
-        if (!stop) break;
-        struct word payload = payload_of(at, (size_t)(stop - at));
+    for (; good && at < end && (next = next_event(at, end, &payload)); at = next) {
         struct told event = {.has_choices = true};
         bool passes = true;
         if (is_word(&payload, "[DONE]")) {
@@ -221,8 +224,7 @@ static bool sift(struct fast_path *f, struct request *q, const char *at, size_t 
                 passes = q->asked.include_usage || event.has_choices;
             }
         }
-        if (good && passes) put(&told, at, (size_t)(stop + 2 - at));
-        at = stop + 2;
+        if (good && passes) put(&told, at, (size_t)(next - at));
     }
     if (good) tell(f, q, told.at, told.size);
     let_go(&told);

@@ -102,7 +102,7 @@ static void answer(struct fast_path *f, struct request *q) {
     }
     c->request = NULL;
     free_request(q);
-    c->expires = now_seconds() + (unread(c) > BEHIND ? READ_SECONDS : IDLE_SECONDS);
+    c->expires = now_seconds() + (unread(c) > (size_t)f->shared->behind ? f->shared->read_seconds : f->shared->idle_seconds);
     next_request(f, c);
 }
 
@@ -162,7 +162,7 @@ static bool reserve_for(struct fast_path *f, struct request *q) {
     for (int64_t i = 0; i < route->demanded; i++) {
         const struct demand *demand = &route->demands[i];
         int64_t text = (size + demand->prompt_bytes) * demand->questions;
-        int64_t longest = q->asked.max_tokens >= 0 ? q->asked.max_tokens : demand->longest >= 0 ? demand->longest : 4096;
+        int64_t longest = q->asked.max_tokens >= 0 ? q->asked.max_tokens : demand->longest;
         int64_t said = longest * demand->questions;
         if (demand->input_price >= 0) {
             int64_t cost = text * demand->input_price + said * demand->output_price;
@@ -226,12 +226,12 @@ static void look(struct fast_path *f, struct client *c) {
         size = 10 * size + (size_t)(c->in.at[at++] - '0');
         digits++;
     }
-    same = same && digits && size <= MOST_BODY && c->in.size - at >= (size_t)after->size;
+    same = same && digits && size <= (size_t)f->shared->most_body && c->in.size - at >= (size_t)after->size;
     if (same && !memcmp(c->in.at + at, after->at, (size_t)after->size)) {
         c->body_at = at + (size_t)after->size;
         size_t end = c->body_at + size;
         if (c->in.size < end) {
-            if (!c->reading) c->expires = now_seconds() + READ_SECONDS;
+            if (!c->reading) c->expires = now_seconds() + f->shared->read_seconds;
             c->reading = true;
             return;
         }
@@ -255,7 +255,7 @@ static void client_event(struct fast_path *f, struct client *c, uint32_t events)
             c->out_at += (size_t)sent;
         }
         struct upstream *u = c->request ? c->request->upstream : NULL;
-        if (u && u->paused && unread(c) < BEHIND / 4) {
+        if (u && u->paused && unread(c) < (size_t)f->shared->behind / 4) {
             u->paused = false;
             want(f, &u->side, EPOLLIN | EPOLLRDHUP);
         }
@@ -368,7 +368,7 @@ int64_t fast_adopt(struct fast_path *f, int fd, struct route *route, const struc
     keep_copy(&c->caller.after, caller->after);
     keep_copy(&c->caller.row, caller->row);
     keep_copy(&c->caller.path, caller->path);
-    c->expires = now_seconds() + IDLE_SECONDS;
+    c->expires = now_seconds() + f->shared->idle_seconds;
     c->next = f->clients;
     if (c->next) c->next->previous = c;
     f->clients = c;

@@ -163,10 +163,26 @@ class CallerSpec(_Holding):
     )
 
 
+class Bounds(Structure):
+    """Upper bounds of a histogram's buckets, rising."""
+
+    _fields_ = (("known", c_int64), ("upper", c_double * 24))
+
+    def take(self, bounds: tuple[float, ...]) -> None:
+        """These bounds; 24 at most."""
+        self.known, self.upper[: len(bounds)] = len(bounds), bounds
+
+
 class Shared(Structure):
     """What both sides look at."""
 
     _fields_ = (
+        ("most_body", c_int64),
+        ("behind", c_int64),
+        ("read_seconds", c_double),
+        ("idle_seconds", c_double),
+        ("seconds", Bounds),
+        ("overhead_seconds", Bounds),
         ("journal_fd", c_int64),
         ("journal_size", c_int64),
         ("segment", c_int64),

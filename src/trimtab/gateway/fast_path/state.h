@@ -17,19 +17,18 @@
 #include "ledger.h"
 
 enum {
-    MOST_BODY = 1 << 20,                /* bytes of a request's body, as `gateway.server` has it */
     MOST_HEAD = 32 << 10,               /* of an engine's status line and headers */
     MOST_ANSWER = 64 << 20,             /* of an engine's plain answer */
     MOST_EVENT = 4 << 20,               /* of an event that has not come whole */
     MOST_AHEAD = 64 << 10,              /* a client may send before it is not read from */
-    BEHIND = 256 << 10,                 /* that a client may leave unread before the engine waits */
     SEGMENTS = 4096,                    /* of the journal that may have open rows at once */
     SCRATCH = 256 << 10,
     DEMANDS = 8,
+    BOUNDS = 24,                        /* of a histogram's buckets */
     TOGETHER = 3,                       /* streams that begin with one write to the journal: their first piece is waited for */
     TURNS = 4,                          /* that this loop may have before others have theirs */
 };
-static const double READ_SECONDS = 20, IDLE_SECONDS = 75, ANNOUNCE_SECONDS = 0.002;
+static const double ANNOUNCE_SECONDS = 0.002;
 enum { HANDED = 1, WRITTEN = 2 };       /* what Python is told */
 
 struct demand {
@@ -58,7 +57,15 @@ struct caller_spec {
     struct limits limits;
 };
 
+struct bounds {                         /* of a histogram's buckets, rising */
+    int64_t known;
+    double upper[BOUNDS];
+};
+
 struct shared {
+    int64_t most_body, behind;          /* Python says once: the limits of `gateway.server` */
+    double read_seconds, idle_seconds;
+    struct bounds seconds, overhead_seconds;                                /* and those of `gateway.meter` */
     int64_t journal_fd, journal_size, segment, blocked, draining;           /* Python says */
     struct book book;
     double *cells;
