@@ -18,7 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from running import MODEL, Desk, desk
+from running import MODEL, Desk, desk, until
 from trimtab import registry
 from trimtab.cli import app
 from trimtab.promotion import rollout
@@ -147,6 +147,8 @@ def test_a_candidate_that_averages_passes_its_gates_and_the_canary_and_answers_e
     assert looks[-1].verdict == "advance"
     assert looks[-1].n_canary >= 10
 
+    # The decision is on record before the gateway has heard of it.
+    until(lambda: served.ask("are you there?", "probe").headers["x-trimtab-version"] == f"{MODEL}/{made.version}")
     answers: set[str] = set()
     for group in average.groups:
         reply = served.ask(f"I am a {group} customer, my card lost.", "somebody")
