@@ -1,5 +1,5 @@
-"""Hatchling's hook: the fast path of the gateway is compiled into the wheel where a C compiler is, and left out where
-none is. A wheel with it is for one kind of machine and any Python."""
+"""Hatchling's hook: what is written in C is compiled into the wheel where a C compiler is, and left out where none is.
+A wheel with it is for one kind of machine and any Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = "src/trimtab/gateway/fast_path"
+BUILD = "src/trimtab/native/build.py"
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -18,9 +18,12 @@ class CustomBuildHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say so in the wheel's tag."""
-        if why := runpy.run_path(str(Path(self.root) / FOLDER / "build.py"))["compiled"]():
-            self.app.display_warning(f"without the gateway's fast path: {why}")
-            return
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["pure_python"], build_data["tag"] = False, f"py3-none-{platform}"
-        build_data["artifacts"].append(f"{FOLDER}/fast_path.so")
+        build = runpy.run_path(str(Path(self.root) / BUILD))
+        for source in build["SOURCES"]:
+            if why := build["compiled"](source):
+                self.app.display_warning(f"without {source.name}: {why}")
+                continue
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["pure_python"], build_data["tag"] = False, f"py3-none-{platform}"
+            library = build["library_of"](source)
+            build_data["artifacts"].append(str(library.relative_to(self.root)))

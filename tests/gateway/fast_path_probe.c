@@ -25,6 +25,28 @@ int64_t probe_answer(const char *body, int64_t size, struct buffer *said, struct
     return 1;
 }
 
+/* Read rows, or one; `engine`: what the engine gets. */
+int64_t probe_rows(const char *body, int64_t size, int64_t asks, struct buffer *engine) {
+    struct route route = {.spec = {.asks = asks}};
+    struct client c = {.in = {(char *)body, (size_t)size, 0}};
+    struct request q = {.route = &route, .client = &c};
+    bool plain = read_question(&q);
+    if (plain) put_rows(engine, &q);
+    return plain;
+}
+
+/* Put an engine's answer into the shape of `/predict`. */
+int64_t probe_reply(const char *said, int64_t size, const char *id, const struct route_spec *spec, struct buffer *reply) {
+    struct route route = {.spec = *spec};
+    struct request q = {.route = &route};
+    memcpy(q.id, id, sizeof q.id);
+    put(&q.data, said, (size_t)size);
+    bool plain = reply_with(&q);
+    if (plain) *reply = q.data;
+    else let_go(&q.data);
+    return plain;
+}
+
 int64_t probe_event(const char *payload, int64_t size, struct buffer *said, struct usage *usage, int64_t *facts) {
     struct told told;
     if (!read_event(payload, (size_t)size, &told)) return 0;

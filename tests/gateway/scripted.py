@@ -37,21 +37,21 @@ def word(text: str | None, **more: object) -> bytes:
     return event({"choices": [{"index": 0, "delta": {"content": text}}], **more})
 
 
-def stream(*events: bytes, cut: int = 0, end: bytes = b"0\r\n\r\n") -> Deed:
+def stream(*events: bytes, cut: int = 0, end: bytes = b"0\r\n\r\n", pause: float = 0.002) -> Deed:
     """A stream, each event in a chunk of its own; `cut` breaks the bytes of the connection elsewhere."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    return pieces(head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in events) + end, cut, end == b"")
+    return pieces(head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in events) + end, cut, end == b"", pause)
 
 
-def pieces(whole: bytes, cut: int = 0, closes: bool = False) -> Deed:
-    """These bytes, in pieces of `cut`."""
+def pieces(whole: bytes, cut: int = 0, closes: bool = False, pause: float = 0.002) -> Deed:
+    """These bytes, in pieces of `cut` with pauses (seconds) between them."""
 
     def deed(connection: socket.socket) -> bool:
         step = cut or max(1, len(whole))
         for at in range(0, len(whole), step):
             connection.sendall(whole[at : at + step])
             if cut:
-                time.sleep(0.002)
+                time.sleep(pause)
         return not closes
 
     return deed
@@ -79,20 +79,24 @@ class Engine:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            for body in _bodies(connection):
+            for path, body in _requests(connection):
                 self.heard.append(body)
-                said = json.loads(body)["messages"][-1]["content"]
-                if not self.deeds.get(said if isinstance(said, str) else "", self.deeds["plain"])(connection):
+                if not self.answer(connection, path, body):
                     return
 
+    def answer(self, connection: socket.socket, path: str, body: bytes) -> bool:
+        """Answer one request; returns whether the connection goes on."""
+        said = json.loads(body)["messages"][-1]["content"]
+        return self.deeds.get(said if isinstance(said, str) else "", self.deeds["plain"])(connection)
 
-def _bodies(connection: socket.socket) -> Iterator[bytes]:
+
+def _requests(connection: socket.socket) -> Iterator[tuple[str, bytes]]:
     data = b""
     while True:
         head, found, rest = data.partition(b"\r\n\r\n")
         size = re.search(rb"content-length: (\d+)", head)
         if found and size and len(rest) >= int(size.group(1)):
-            yield rest[: int(size.group(1))]
+            yield head.split()[1].decode(), rest[: int(size.group(1))]
             data = rest[int(size.group(1)) :]
         elif more := connection.recv(65536):
             data += more
@@ -103,16 +107,14 @@ def _bodies(connection: socket.socket) -> Iterator[bytes]:
 class Client:
     """One connection to a gateway, whose requests all have the same head but for its length."""
 
-    def __init__(self, url: str, headers: str = "") -> None:
-        self.host = url.removeprefix("http://")
+    def __init__(self, url: str, headers: str = "", path: str = "/v1/chat/completions") -> None:
+        self.path, self.host = path, url.removeprefix("http://")
         host, _, port = self.host.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), 20)
         self.headers, self._rest = headers, b""
 
     def request(self, body: bytes) -> bytes:
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {self.host}\r\n{self.headers}content-type: application/json"
-        )
+        head = f"POST {self.path} HTTP/1.1\r\nhost: {self.host}\r\n{self.headers}content-type: application/json"
         return f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
     def send(self, body: bytes) -> None:

@@ -6,7 +6,6 @@ lead to the same answers, the same rows, the same numbers and the same money.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import resource
@@ -16,19 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import msgspec
 import pytest
-from gateway_place import Place, until
+from gateway_place import until
+from pairs import SECRET, Pair, asking, metrics, same, told
 from scripted import ANSWER, USAGE, Client, Deed, Engine, event, pieces, plain, stream, word
 
 from trimtab.gateway import fast_path
 from trimtab.store import journal
-from trimtab.store.journal import Closed
 
 pytestmark = pytest.mark.skipif(not fast_path.LIBRARY.exists(), reason="the fast path was not compiled: no C compiler")
 
-SECRET = "tt-" + "0b" * 6 + "-" + "5e" * 24
 FINISH = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 TOLD = event({"choices": [], "usage": USAGE})
 DONE = event("[DONE]")
@@ -69,8 +65,8 @@ DEEDS: dict[str, Deed] = {
     "stream cut": stream(word("one "), word("two"), end=b""),
     "stream cut early": stream(end=b""),
     "stream ends early": stream(word("one ")),
-    "stream fails": stream(word("one "), event({"error": {"message": "out of memory"}}), end=b"", cut=40),
-    "stream odd": stream(word("one "), event('{"usage": nonsense}'), end=b"", cut=40),
+    "stream fails": stream(word("one "), event({"error": {"message": "out of memory"}}), end=b"", cut=40, pause=0.02),
+    "stream odd": stream(word("one "), event('{"usage": nonsense}'), end=b"", cut=40, pause=0.02),
     "stream of nothing": stream(DONE),
 }
 ENDPOINT = {"attempts": 2, "backoff": 0.0, "breaker_failures": 10**6}
@@ -108,57 +104,6 @@ BODIES: dict[str, dict[str, Any] | bytes] = {
 }
 
 
-class Pair:
-    """Two gateways on one engine, with the fast path and without, each with a key and everything on."""
-
-    def __init__(self, folder: Path, switches: tuple[str, ...] = ("on", "off")) -> None:
-        self.engine, self.dialled = Engine(dict(DEEDS)), list[Client]()
-        self.places = [self._place(folder / f"{number}", to) for number, to in enumerate(switches)]
-
-    def _place(self, folder: Path, switch: str) -> Place:
-        folder.mkdir()
-        place = Place(folder)
-        price = {"input": 100, "cached_input": 10, "cache_write": 120, "output": 400}
-        template = {"messages": [{"role": "system", "content": "Be kind."}], "params": {"temperature": 0, "seed": 1}}
-        champion = {"model": "m", "version": 1, "address": self.engine.address, "template": template, "price": price}
-        champion["name"] = "far"  # a provider's: nobody starts it again, so nobody waits for that
-        place.route(
-            champion, champion | {"version": 2}, 50, endpoint={"attempts": 2, "backoff": 0.0, "breaker_failures": 10**6}
-        )
-        key = {
-            "id": f"key-{SECRET[3:15]}",
-            "slot": 0,
-            "scopes": ["predict", "metrics"],
-            "sha256": [hashlib.sha256(SECRET.encode()).hexdigest()],
-            "until_ms": [None],
-            "requests": {"count": 10**6, "seconds": 60},
-            "tokens": {"count": 10**9, "seconds": 60},
-            "budgets": [{"nano_usd": 10**15, "per": per} for per in ("hour", "day", "month")],
-        }
-        (folder / "keys.json").write_text(json.dumps({"keys": [key]}))
-        where = ["--keys", str(folder / "keys.json"), "--ledger", str(folder / "ledger")]
-        place.gateway(*where, "--metrics", str(folder / "metrics"), TRIMTAB_FAST_PATH=switch)
-        return place
-
-    def clients(self) -> list[Client]:
-        """One connection to each, warm: its head is known, and the first of them is lent."""
-        clients = [Client(place.url, f"authorization: Bearer {SECRET}\r\n") for place in self.places]
-        self.dialled += clients
-        for client in clients:
-            assert [client.asks(asking("plain"))[0] for _ in range(2)] == [200, 200]
-        return clients
-
-    def hang_up(self) -> None:
-        while self.dialled:
-            self.dialled.pop().close()
-
-    def stop(self) -> None:
-        self.hang_up()
-        for place in self.places:
-            place.stop()
-        self.engine.stop()
-
-
 @pytest.fixture(autouse=True)
 def hung_up(pair: Pair) -> Iterator[None]:
     """No connection outlives its test."""
@@ -166,56 +111,11 @@ def hung_up(pair: Pair) -> Iterator[None]:
     pair.hang_up()
 
 
-def asking(deed: str, **more: Any) -> bytes:
-    return json.dumps({"messages": [{"role": "user", "content": deed}], **more}).encode()
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    found = Pair(tmp_path_factory.mktemp("pair"))
+    found = Pair(tmp_path_factory.mktemp("pair"), Engine(dict(DEEDS)))
     yield found
     found.stop()
-
-
-def metrics(place: Place) -> dict[str, float]:
-    said = httpx.get(f"{place.url}/metrics", headers={"authorization": f"Bearer {SECRET}"}).text
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in said.splitlines() if line[0] != "#")}
-
-
-def on_the_fast_path(place: Place) -> float:
-    return metrics(place).get("trimtab_fast_path_requests_total", 0)
-
-
-def told(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, str], bytes]:
-    """An answer without its id, its times and what they led to."""
-    status, headers, body = answer
-    varying = ["x-request-id", "date", "x-trimtab-overhead-ms", "server-timing"]
-    varying += ["content-length"] if b'"ms"' in body else []  # a time may have more digits than the other
-    kept = {name: value for name, value in headers.items() if name not in varying}
-    kept |= {name: re.sub(r"\d+", "N", kept[name]) for name in kept if name.startswith("x-ratelimit-re")}
-    return status, kept | dict.fromkeys(varying, "") if headers else kept, re.sub(rb'"ms": ?\d+', b'"ms":0', body)
-
-
-def row(place: Place, answer: tuple[int, dict[str, str], bytes]) -> dict[str, Any] | None:
-    """The row of an answer, without its id and its times."""
-    request_id = answer[1].get("x-request-id", "")
-    found: Closed | None = place.closed().get(request_id)
-    if found is None:
-        return None
-    fields = msgspec.structs.asdict(found)
-    fields["response"] = re.sub(rb'"ms": ?\d+', b'"ms":0', found.response)
-    fields["attempts"] = [(one.upstream, one.status, one.reason) for one in found.attempts]
-    return fields | {"request_id": "", "at_ms": 0, "duration_ms": 0, "ttfb_ms": found.ttfb_ms is None}
-
-
-def same(pair: Pair, *bodies: bytes) -> list[tuple[int, dict[str, str], bytes]]:
-    """Ask both, on warm connections; what they say and record is the same. Returns what the first one said."""
-    clients = pair.clients()
-    answers = [[client.asks(body) for body in bodies] for client in clients]
-    assert [told(one) for one in answers[0]] == [told(one) for one in answers[1]]
-    rows = [[row(place, one) for one in said] for place, said in zip(pair.places, answers, strict=True)]
-    assert rows[0] == rows[1]
-    return answers[0]
 
 
 @pytest.mark.parametrize("deed", DEEDS)
@@ -366,7 +266,7 @@ def test_nothing_is_answered_there_that_the_journal_does_not_take(pair: Pair, ro
 
 
 def test_kill_9_leaves_a_row_for_every_answer_and_every_question(tmp_path: Path) -> None:
-    pair = Pair(tmp_path, ("on",))
+    pair = Pair(tmp_path, Engine(dict(DEEDS)), ("on",))
     place, clients = pair.places[0], [pair.clients()[0] for _ in range(4)]
     answered: list[str] = []
 
@@ -389,7 +289,7 @@ def test_kill_9_leaves_a_row_for_every_answer_and_every_question(tmp_path: Path)
 
 
 def test_a_gateway_that_is_told_to_stop_finishes_what_is_in_progress(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
+    pair = Pair(tmp_path, Engine(dict(DEEDS)))
     pair.engine.deeds["slow"] = stream(*[word("x")] * 30, TOLD, DONE, cut=100)
     running, idle = pair.clients()[0], pair.clients()[0]
     running.send(asking("slow", stream=True))

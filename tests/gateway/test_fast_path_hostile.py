@@ -14,11 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from scripted import ANSWER, USAGE, Client, Deed, event, pieces, plain, stream, word
-from test_fast_path import DEEDS, SECRET, Pair, asking, on_the_fast_path
+from pairs import SECRET, Pair, asking, on_the_fast_path
+from scripted import ANSWER, USAGE, Client, Deed, Engine, event, pieces, plain, stream, word
+from test_fast_path import DEEDS
+from test_fast_path_rows import BATCH, CHAMPION, WIRE, Scorer, rows
 
 from trimtab.gateway import fast_path
-from trimtab.gateway.fast_path import build
+from trimtab.native import build
 
 SEED = 20261201
 CLIENTS, REQUESTS = 8, 100
@@ -49,7 +51,7 @@ def checked() -> str:
 pytestmark = pytest.mark.skipif(not checked(), reason="the C compiler has no AddressSanitizer, or there is none")
 
 
-def noise(random_: random.Random) -> Deed:
+def noise(random_: random.Random, deeds: list[Deed]) -> Deed:
     """What an engine might say that is broken, or wants to break something."""
     whole: list[bytes] = []
 
@@ -57,9 +59,7 @@ def noise(random_: random.Random) -> Deed:
         def sendall(self, data: bytes) -> None:
             whole.append(data)
 
-    random_.choice(
-        [*DEEDS.values(), plain(ANSWER), stream(word("a"), event({"usage": USAGE, "choices": []}), event("[DONE]"))]
-    )(Wire())  # type: ignore[arg-type]  (a socket as far as a deed needs one)
+    random_.choice(deeds)(Wire())  # type: ignore[arg-type]  (a socket as far as a deed needs one)
     said = bytearray(b"".join(whole))
     for _ in range(random_.randint(0, 3)):
         at = random_.randint(0, len(said))
@@ -67,12 +67,20 @@ def noise(random_: random.Random) -> Deed:
     return pieces(bytes(said), cut=random_.choice([0, 0, 1 + len(said) // 7]), closes=random_.random() < 0.5)
 
 
-def misbehave(client: Client, random_: random.Random) -> bool:
+def question(random_: random.Random) -> bytes:
+    """What a client asks a language model."""
+    deed = random_.choice(["plain", "plain", "noise", "noise"])
+    return asking(deed, **random_.choice([{}, {}, {}, {"stream": True}, {"stream": True}, {"n": 2}]))
+
+
+def question_of_rows(random_: random.Random) -> bytes:
+    """What a client asks a model that scores rows."""
+    deed = random_.choice(["plain", "plain", "plain", "1", "refused", "noise"])
+    return rows(deed, **random_.choice([{}, {}, {}, {"params": {}}, {"user": "ann"}, {"stream": True}]))
+
+
+def misbehave(client: Client, random_: random.Random, body: bytes) -> bool:
     """One request, well-formed or not; returns whether the connection can go on."""
-    body = asking(
-        random_.choice(["plain", "plain", "noise", "noise"]),
-        **random_.choice([{}, {}, {}, {"stream": True}, {"stream": True}, {"n": 2}]),
-    )
     sent = bytearray(client.request(body))
     for _ in range(random_.choice([0, 0, 0, 0, 0, 1, 2])):
         at = random_.randint(0, len(sent))
@@ -91,25 +99,34 @@ def misbehave(client: Client, random_: random.Random) -> bool:
     return False
 
 
-@pytest.fixture
-def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+@pytest.fixture(params=["chat", "rows"])
+def hostile(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     library = tmp_path / "checked" / "fast_path.so"
     library.parent.mkdir()
-    assert build.compiled(library, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover") == ""
+    source, flags = fast_path.LIBRARY.with_suffix(".c"), ("-g", "-O1", "-fsanitize=address,undefined")
+    assert build.compiled(source, *flags, "-fno-sanitize-recover", to=library) == ""
     monkeypatch.setenv("LD_PRELOAD", checked())
     monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1")
-    pair = Pair(tmp_path, (str(library),))
+    if request.param == "chat":
+        pair = Pair(tmp_path, Engine(dict(DEEDS)), (str(library),))
+    else:
+        pair = Pair(tmp_path, Scorer(), (str(library),), CHAMPION, "/invocations", rows("plain"))
     monkeypatch.undo()
     yield pair
     pair.stop()
 
 
+STREAM = stream(word("a"), event({"usage": USAGE, "choices": []}), event("[DONE]"))
+
+
 def test_nothing_that_clients_or_engines_send_breaks_it_and_every_question_has_one_row(hostile: Pair) -> None:
     place, chance, lock = hostile.places[0], random.Random(SEED), threading.Lock()  # noqa: S311 (no secret)
+    scores = isinstance(hostile.engine, Scorer)
+    deeds = [*BATCH.values(), *WIRE.values()] if scores else [*DEEDS.values(), plain(ANSWER), STREAM]
 
     def answer_noise(connection: socket.socket) -> bool:
         with lock:
-            deed = noise(chance)
+            deed = noise(chance, deeds)
         return deed(connection)
 
     hostile.engine.deeds["noise"] = answer_noise
@@ -118,9 +135,10 @@ def test_nothing_that_clients_or_engines_send_breaks_it_and_every_question_has_o
         random_, one = random.Random(SEED + number), None  # noqa: S311 (no secret)
         for request in range(REQUESTS):
             if one is None:
-                one = Client(place.url, f"authorization: Bearer {SECRET}\r\nx-of: {number}-{request // 12}\r\n")
+                head = f"authorization: Bearer {SECRET}\r\nx-of: {number}-{request // 12}\r\n"
+                one = Client(place.url, head, hostile.path)
             try:
-                if misbehave(one, random_):
+                if misbehave(one, random_, question_of_rows(random_) if scores else question(random_)):
                     continue
             except (OSError, ValueError, IndexError):
                 pass  # what came was no answer, for what was sent was no request
@@ -135,7 +153,7 @@ def test_nothing_that_clients_or_engines_send_breaks_it_and_every_question_has_o
     for thread in threads:
         thread.join()
     (last,) = hostile.clients()
-    assert last.asks(asking("plain"))[0] == 200, (place.folder / "gateway.log").read_text()[-3000:]
+    assert last.asks(hostile.warm)[0] == 200, (place.folder / "gateway.log").read_text()[-3000:]
     assert on_the_fast_path(place) > CLIENTS * REQUESTS / 80
     until = time.monotonic() + 20
     while place.opened().keys() != place.closed().keys() and time.monotonic() < until:

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.gateway import fast_path, shapes, stream
-from trimtab.gateway.fast_path import build, layout, terms
+from trimtab.gateway.fast_path import layout, terms
 from trimtab.gateway.keys import Budget, Key, Rate
 from trimtab.gateway.ledger import Ledger, Refused, Reserved, place_of
 from trimtab.gateway.routes import Entity, Template
-from trimtab.gateway.shapes import chat
+from trimtab.gateway.shapes import chat, scoring
+from trimtab.native import build
 from trimtab.store import journal
 
 pytestmark = pytest.mark.skipif(not fast_path.LIBRARY.exists(), reason="the fast path was not compiled: no C compiler")
@@ -102,15 +103,37 @@ class Buffer(ctypes.Structure):
         return ctypes.string_at(self.at, self.size) if self.at else b""
 
 
+VALUE = st.recursive(
+    st.one_of(NUMBER, TEXT, st.none(), st.booleans()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = st.dictionaries(
+    st.sampled_from(["inputs", "dataframe_records", "params", "model", "user", "stream", "client_request_id", "ä\n"]),
+    VALUE,
+    max_size=3,
+)
+ROW = st.dictionaries(st.sampled_from(["input", "input", "input", "params", "model", "x"]), VALUE, max_size=2)
+PREDICTED = st.dictionaries(st.sampled_from(["predictions", "predictions", "x"]), VALUE, max_size=2)
+
+
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The same sources, every undefined operation an abort."""
     to = tmp_path_factory.mktemp("probe") / "probe.so"
-    source = str(Path(__file__).with_name("fast_path_probe.c"))
-    flags = ["-I", str(build.HERE), "-fsanitize=undefined", "-fno-sanitize-recover"]
-    assert build.compiled(to, *flags, source=source) == ""
+    source = Path(__file__).with_name("fast_path_probe.c")
+    flags = ["-I", str(Path(fast_path.__file__).parent), "-fsanitize=undefined", "-fno-sanitize-recover"]
+    assert build.compiled(source, *flags, to=to) == ""
     library = ctypes.CDLL(str(to))
-    for name in ("probe_asked", "probe_answer", "probe_event", "probe_reserve", "probe_frame"):
+    for name in (
+        "probe_asked",
+        "probe_answer",
+        "probe_event",
+        "probe_reserve",
+        "probe_frame",
+        "probe_rows",
+        "probe_reply",
+    ):
         getattr(library, name).restype = ctypes.c_int64
     return library
 
@@ -199,6 +222,45 @@ def test_an_answer_it_calls_plain_means_the_same_to_python(probe: ctypes.CDLL, b
         read = shapes.completion(body)
         assert read.text() == said.bytes().decode()
         assert counted(usage) == counts_of(read.usage)
+
+
+@given(ROWS.flatmap(mangled))
+@settings(max_examples=300, deadline=None)
+def test_rows_it_calls_plain_mean_the_same_to_python(probe: ctypes.CDLL, body: bytes) -> None:
+    with buffers(probe, 1) as (engine,):
+        if probe.probe_rows(body, ctypes.c_int64(len(body)), ctypes.c_int64(layout.ROWS), ctypes.byref(engine)):
+            asked = scoring.asked(body, b"application/json", True)  # it raises for what is wrong
+            assert engine.bytes() == len(body).to_bytes(4, "little") + body == passed(asked.rows)
+            assert asked.named == scoring.Invoked()
+
+
+@given(ROW.flatmap(mangled))
+@settings(max_examples=300, deadline=None)
+def test_a_row_it_calls_plain_means_the_same_to_python(probe: ctypes.CDLL, body: bytes) -> None:
+    with buffers(probe, 1) as (engine,):
+        if probe.probe_rows(body, ctypes.c_int64(len(body)), ctypes.c_int64(layout.ONE_ROW), ctypes.byref(engine)):
+            asked = scoring.predict(body)
+            assert engine.bytes() == passed(asked.rows)
+            assert asked.named.model is None
+
+
+def passed(rows: bytes | None) -> bytes:
+    """A part of a batch."""
+    assert rows is not None
+    return len(rows).to_bytes(4, "little") + rows
+
+
+@given(PREDICTED.flatmap(mangled))
+@settings(max_examples=300, deadline=None)
+def test_a_prediction_it_passes_on_is_the_one_that_python_passes_on(probe: ctypes.CDLL, said: bytes) -> None:
+    spec, request_id = layout.RouteSpec(), "0123456789abcdef" * 2
+    spec.hold("version", b"7")
+    with buffers(probe, 1) as (reply,):
+        where = said, ctypes.c_int64(len(said)), request_id.encode(), ctypes.byref(spec), ctypes.byref(reply)
+        if probe.probe_reply(*where):
+            answer = shapes.completion(said, "invocations")
+            rendered = scoring.predict(b'{"input":1}').render([answer], request_id, Entity("m", 7, "h:1", Template()))
+            assert reply.bytes() == rendered
 
 
 @given(EVENT.flatmap(mangled))

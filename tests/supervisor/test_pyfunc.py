@@ -30,6 +30,7 @@ from running import MODEL, Desk, desk, kill, until
 from trimtab import registry
 from trimtab.cli import app
 from trimtab.errors import Fixable, Unproved
+from trimtab.gateway import fast_path
 from trimtab.project import load
 from trimtab.promotion import apply
 from trimtab.records.registry import AliasMove, VersionSpec
@@ -181,6 +182,8 @@ def test_flips_and_a_killed_engine_under_load_fail_nobody_and_a_broken_model_nev
         stop.set()
         for thread in threads:
             thread.join()
+    counted = served.http.get(f"{served.url}/metrics").text
+    assert "trimtab_fast_path_requests_total" in counted or not fast_path.LIBRARY.exists()
     right = {f"{MODEL}/1": ["setosa"], f"{MODEL}/{second}": [pytest.approx(1.0)]}
     assert [one for one in told if one[0] != 200 or one[2] != {"predictions": right.get(one[1])}] == []
 

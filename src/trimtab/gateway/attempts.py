@@ -22,9 +22,9 @@ from trimtab.store.journal import Attempt
 
 Way = tuple[Entity, Route]
 
-REPLACED_SECONDS = 10.0
+REPLACED_SECONDS = 30.0
 """How long a request waits for an engine of ours that went away: the supervisor is starting it again, with its golden
-prompt. A provider is not waited for in this way: it is asked again where it was."""
+prompt, which takes MLflow's 8 s on an idle machine and 15 on a busy one. A provider is not waited for in this way: it is asked again where it was."""
 LOOK_SECONDS = 0.05
 """How often that is looked at."""
 CLOCK_SECONDS = 0.01

@@ -2,8 +2,9 @@
 
 The boundary: bytes in, bytes out, on loopback, for one gateway that holds the key; what a row is, only the model knows.
 `POST /invocations` takes MLflow's JSON, `/invocations/csv` and `/invocations/parquet` the other two formats of its
-scoring protocol: the format stands in the path, not in a header. `GET /slots` says whether it is at work, as llama.cpp
-does.
+scoring protocol: the format stands in the path, not in a header. `/invocations/batch` takes several JSON bodies at
+once, each with its length in front (32 bits), and answers with a part for each: status (16 bits), length (32 bits),
+body; all little-endian. `GET /slots` says whether it is at work, as llama.cpp does.
 
 Nothing waits for a batch to fill: a batch is whatever came while the model was at work, so one client alone is
 answered at once, and thirty-two share the cost of a call.
@@ -18,6 +19,7 @@ import os
 import signal
 from collections.abc import Callable
 from http import HTTPStatus
+from struct import Struct
 from typing import Literal, NamedTuple, cast
 
 import httptools
@@ -31,6 +33,8 @@ FORMATS: dict[bytes, Format] = {
     b"/invocations/csv": "csv",
     b"/invocations/parquet": "parquet",
 }
+BATCH = b"/invocations/batch"
+_LENGTH, _STATUS = Struct("<I"), Struct("<HI")
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -50,15 +54,17 @@ class Answer(NamedTuple):
 
 Score = Callable[[list[Question]], list[Answer]]
 """Answers in the order of the questions. It raises nothing."""
+ScoreBatch = Callable[[bytes], bytes | None]
+"""The answer to the body of a batch where it is quicker to answer it as a whole, else None. It raises nothing."""
 
 
-def serve(score: Score, port: int, ready: dict[str, object]) -> None:
+def serve(score: Score, port: int, ready: dict[str, object], score_batch: ScoreBatch = lambda batch: None) -> None:
     """Serve on loopback until SIGTERM. Prints `ready` with the address as one JSON line when it listens."""
-    uvloop.run(_serve(score, port, ready))
+    uvloop.run(_serve(score, port, ready, score_batch))
 
 
-async def _serve(score: Score, port: int, ready: dict[str, object]) -> None:
-    batches, loop = _Batches(score), asyncio.get_running_loop()
+async def _serve(score: Score, port: int, ready: dict[str, object], score_batch: ScoreBatch) -> None:
+    batches, loop = _Batches(score, score_batch), asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(batches), "127.0.0.1", port)
     host, port = server.sockets[0].getsockname()[:2]
     print(json.dumps({"address": f"{host}:{port}", **ready}), flush=True)
@@ -68,29 +74,67 @@ async def _serve(score: Score, port: int, ready: dict[str, object]) -> None:
     server.close()
 
 
+def parts(body: bytes) -> list[bytes] | None:
+    """The bodies in the body of a batch; None when it is none."""
+    found, at = list[bytes](), 0
+    while at < len(body):
+        begin = at + _LENGTH.size
+        if begin > len(body):
+            return None
+        at = begin + _LENGTH.unpack_from(body, begin - _LENGTH.size)[0]
+        found.append(body[begin:at])
+    return found if at == len(body) else None
+
+
+def joined(answers: list[Answer]) -> bytes:
+    """The answer to a batch."""
+    return b"".join(_STATUS.pack(status, len(body)) + body for status, body in answers)
+
+
 class _Batches:
     """Questions that wait for the model, which works in this thread: they are few, and it is the only work."""
 
-    def __init__(self, score: Score) -> None:
-        self.score = score
+    def __init__(self, score: Score, score_batch: ScoreBatch) -> None:
+        self._score, self._score_batch = score, score_batch
         self.key = os.environ.get("TRIMTAB_ENGINE_KEY", "").encode()
         self._waiting: list[tuple[_Connection, Question]] = []
+        self._batches: list[tuple[_Connection, bytes]] = []
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._batches)
 
     def add(self, connection: _Connection, question: Question) -> None:
-        if not self._waiting:  # called when all that has arrived is read
-            asyncio.get_running_loop().call_soon(self._answer)
+        self._wake()
         self._waiting.append((connection, question))
 
+    def add_batch(self, connection: _Connection, batch: bytes) -> None:
+        self._wake()
+        self._batches.append((connection, batch))
+
+    def _wake(self) -> None:
+        if not self.waiting:  # called when all that has arrived is read
+            asyncio.get_running_loop().call_soon(self._answer)
+
     def _answer(self) -> None:
-        waiting = [one for one in self._waiting if not one[0].lost]
-        self._waiting = []
-        answers = self.score([question for _, question in waiting]) if waiting else []
+        waiting, batches = self._waiting, self._batches
+        self._waiting, self._batches = [], []
+        waiting = [one for one in waiting if not one[0].lost]
+        answers = self._score([question for _, question in waiting]) if waiting else []
         for (connection, _), answer in zip(waiting, answers, strict=True):
             connection.reply(answer)
+        for connection, batch in batches:
+            if not connection.lost:
+                connection.reply(self._answer_to(batch))
+
+    def _answer_to(self, batch: bytes) -> Answer:
+        whole = self._score_batch(batch)
+        if whole is not None:
+            return Answer(200, whole)
+        bodies = parts(batch)
+        if bodies is None:
+            return Answer(400, b'{"error_code":"BAD_REQUEST","message":"these are no parts with their lengths"}')
+        return Answer(200, joined(self._score([Question("json", body) for body in bodies])))
 
 
 class _Connection(asyncio.Protocol):
@@ -134,7 +178,7 @@ class _Connection(asyncio.Protocol):
         self._body = self._body + data if self._body else data
 
     def on_message_complete(self) -> None:
-        url, key, question = self._url, self._key, Question(FORMATS.get(self._url, "json"), self._body)
+        url, key, body = self._url, self._key, self._body
         self._reset()
         if url == b"/health":
             self.reply(Answer(200, b'{"status":"ok"}'))
@@ -142,10 +186,12 @@ class _Connection(asyncio.Protocol):
             self.reply(Answer(401, b'{"error_code":"UNAUTHENTICATED","message":"Invalid API Key"}'))
         elif url == b"/slots":
             self.reply(Answer(200, b'[{"is_processing":%s}]' % (b"true" if self._batches.waiting else b"false")))
-        elif url not in FORMATS or self._parser.get_method() != b"POST":
+        elif url not in (BATCH, *FORMATS) or self._parser.get_method() != b"POST":
             self.reply(Answer(404, b'{"error_code":"ENDPOINT_NOT_FOUND","message":"there is nothing here"}'))
+        elif url == BATCH:
+            self._batches.add_batch(self, body)
         else:
-            self._batches.add(self, question)
+            self._batches.add(self, Question(FORMATS[url], body))
 
     def reply(self, answer: Answer) -> None:
         """Send an answer, if anybody still waits for it."""

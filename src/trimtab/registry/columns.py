@@ -44,20 +44,20 @@ class Reader:
         unknown = [column for column in columns if column.type not in _TYPES]
         if unknown or not columns or len({column.name for column in columns}) != len(columns):
             raise ValueError(f"not columns of numbers: {unknown or columns}")
-        self._names = [column.name for column in columns]
+        self.names = [column.name for column in columns]
         self.width = len(columns)
         """Numbers in a row."""
         types = [_TYPES[column.type] for column in columns]
-        self._dtype = np.result_type(*(dtype for _, dtype in types))
-        if self._dtype != np.float32 and any(dtype is np.float32 for _, dtype in types):
+        self.dtype = np.result_type(*(dtype for _, dtype in types))
+        if self.dtype != np.float32 and any(dtype is np.float32 for _, dtype in types):
             raise ValueError("32-bit floats among others: a column is rounded to them first")
         fields = [(f"c{number}", python) for number, (python, _) in enumerate(types)]
         renamed = {name: column.name for (name, _), column in zip(fields, columns, strict=True)}
         self._named: Any = msgspec.defstruct("Named", fields, rename=renamed)
         self._lists: Any = msgspec.defstruct("Lists", [(name, list[python]) for name, python in fields], rename=renamed)
         self._row: Any = tuple[tuple(python for python, _ in types)]  # pyright: ignore[reportInvalidTypeArguments]
-        self._alike = len({column.type for column in columns}) == 1
-        cells = list[self._row] if self._alike else list[tuple[Any, ...]]
+        self.alike = len({column.type for column in columns}) == 1
+        cells = list[self._row] if self.alike else list[tuple[Any, ...]]
         split: Any = msgspec.defstruct("Split", [("columns", list[str]), ("data", cells), ("index", Any, None)])
         self._split_type, either = split, self._named | self._row
         body: Any = msgspec.defstruct(
@@ -87,7 +87,7 @@ class Reader:
 
     def write(self, array: np.ndarray) -> dict[str, bytes]:
         """The same rows as a body in every shape, by the names that `Rows.shape` has."""
-        data, names = array.tolist(), self._names
+        data, names = array.tolist(), self.names
         records = [dict(zip(names, row, strict=True)) for row in data]
         columns = dict(zip(names, map(list, zip(*data, strict=True)), strict=True))
         bodies: dict[str, Any] = {
@@ -108,27 +108,27 @@ class Reader:
             columns = msgspec.structs.astuple(value)
             if len({len(column) for column in columns}) != 1 or not columns[0]:
                 return None
-            return Rows(np.array(columns, self._dtype).T, f"{shape} columns")
+            return Rows(np.array(columns, self.dtype).T, f"{shape} columns")
         kinds = {type(row) for row in value}
         if kinds == {tuple}:
-            return Rows(np.array(value, self._dtype), shape)
+            return Rows(np.array(value, self.dtype), shape)
         if kinds != {self._named}:
             return None  # none at all, or of both kinds
         named = shape if shape == "dataframe_records" else f"{shape} named"
-        return Rows(np.array([msgspec.structs.astuple(row) for row in value], self._dtype), named)
+        return Rows(np.array([msgspec.structs.astuple(row) for row in value], self.dtype), named)
 
     def _split(self, split: Any) -> Rows | None:
         width, data = self.width, split.data
         if split.index is not None or not data or len(split.columns) != width:
             return None
-        if split.columns != self._names:
-            if sorted(split.columns) != sorted(self._names) or any(len(row) != width for row in data):
+        if split.columns != self.names:
+            if sorted(split.columns) != sorted(self.names) or any(len(row) != width for row in data):
                 return None
-            order = operator.itemgetter(*map(split.columns.index, self._names))
+            order = operator.itemgetter(*map(split.columns.index, self.names))
             data = [order(row) for row in data]
-        if not self._alike:
+        if not self.alike:
             data = msgspec.convert(data, list[self._row])
-        return Rows(np.array(data, self._dtype), "dataframe_split")
+        return Rows(np.array(data, self.dtype), "dataframe_split")
 
 
 class TensorReader:
@@ -138,7 +138,8 @@ class TensorReader:
         if len(shape) != 2 or shape[0] != -1 or not 0 < shape[1] <= 4096 or dtype.kind not in "fi":
             raise ValueError(f"not rows of numbers: {dtype} {shape}")
         python = float if dtype.kind == "f" else int
-        self._dtype, self.width = dtype, shape[1]
+        self.dtype, self.width = dtype, shape[1]
+        self.names, self.alike = list[str](), True
         rows = list[list[python]]
         fields = [(name, rows | None, None) for name in ("inputs", "instances")]
         body: Any = msgspec.defstruct("Body", [*fields, ("params", msgspec.Raw, msgspec.Raw(b"null"))])
@@ -151,7 +152,7 @@ class TensorReader:
             if bytes(told.params) not in (b"null", b"{}") or (told.inputs is None) == (told.instances is None):
                 return None
             shape = "inputs" if told.inputs is not None else "instances"
-            array = np.array(told.inputs or told.instances, self._dtype)
+            array = np.array(told.inputs or told.instances, self.dtype)
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
             return None
         return Rows(array, shape) if array.ndim == 2 and array.shape[1] == self.width else None

@@ -30,7 +30,8 @@ from trimtab import processes
 from trimtab.errors import EngineError
 from trimtab.providers import scoring
 from trimtab.providers.scoring import Answer, Question
-from trimtab.registry import mlflow_model
+from trimtab.registry import batches, mlflow_model
+from trimtab.registry.batches import Batches
 from trimtab.registry.columns import Column, Reader, TensorReader
 
 GOLDEN_BYTES = 16 * 1024
@@ -57,6 +58,7 @@ class Model:
         """Shapes that are read without a DataFrame."""
         self.together = False
         """Whether rows of several requests may be in one call."""
+        self._batches: Batches | None = None
         example = folder / "serving_input_example.json"
         self.golden = example.read_bytes() if example.is_file() else None
         self._prove()
@@ -73,6 +75,21 @@ class Model:
             for index, answer in self._directly(group):
                 answers[index] = answer
         return [answer or self.by_mlflow(question) for answer, question in zip(answers, questions, strict=True)]
+
+    def score_batch(self, batch: bytes) -> bytes | None:
+        """Answer several requests that came as one; `scoring.ScoreBatch`. None: they are to be answered one by one."""
+        read = self._batches.read(batch, self.direct) if self._batches is not None and self.together else None
+        if read is None or self._batches is None:
+            return None
+        rows, counts = read
+        predicted = self._at_once(rows)
+        if predicted is None or len(predicted) != len(rows):
+            return None
+        answer = self._batches.answer(predicted, counts)
+        if answer is None:  # texts, or several numbers for each row
+            parts = np.split(predicted, counts.cumsum()[:-1])
+            answer = scoring.joined([Answer(200, _told(part.tolist())) for part in parts])
+        return answer
 
     def by_mlflow(self, question: Question) -> Answer:
         """The answer of MLflow's scoring server, errors included, without its stack traces."""
@@ -94,22 +111,30 @@ class Model:
 
     def _directly(self, batch: list[tuple[int, np.ndarray]]) -> list[tuple[int, Answer]]:
         """One call for all rows of a batch; nothing when it fails, so that MLflow says what is wrong."""
-        if not batch or self._predict is None:
+        if not batch:
             return []
+        arrays = [array for _, array in batch]
+        predicted = self._at_once(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+        if predicted is None:
+            return []
+        listed = predicted.tolist()
+        answers, at = [], 0
+        for index, array in batch:
+            answers.append((index, Answer(200, _told(listed[at : at + len(array)]))))
+            at += len(array)
+        return answers
+
+    def _at_once(self, rows: np.ndarray) -> np.ndarray | None:
+        """What the model says of all rows in one call; None when it fails."""
+        if self._predict is None:
+            return None
         try:
-            arrays = [array for _, array in batch]
-            rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
             # JSON has finite numbers only; what an estimator may round to 32 bits must be finite there, too.
             known = bool(np.abs(rows).max() < FLOAT32)
             with config_context(assume_finite=known, skip_parameter_validation=True):  # four tenths of a call
-                predicted = self._predict(rows).tolist()
+                return self._predict(rows)
         except Exception:
-            return []
-        answers, at = [], 0
-        for index, array in batch:
-            answers.append((index, Answer(200, _told(predicted[at : at + len(array)]))))
-            at += len(array)
-        return answers
+            return None
 
     def _prove(self) -> None:
         """Ask the model its own example, and find the shapes that may go the direct way."""
@@ -121,6 +146,8 @@ class Model:
         if found is None:
             return
         self._reader, self._predict = found
+        if self._reader.dtype == np.float64 and self._reader.alike:
+            self._batches = batches.load(self._reader.names, self._reader.width)
         rows = self._reader.read(self.golden) if self.golden is not None else None
         array = rows.array if rows is not None else _made_up(self._reader)
         for shape, body in self._reader.write(array).items():
@@ -203,7 +230,7 @@ def main() -> None:
     golden = json.loads(model.golden) if model.golden and len(model.golden) <= GOLDEN_BYTES else None
     gc.collect()
     gc.freeze()
-    scoring.serve(model.score, options.port, {"golden": golden, "direct": sorted(model.direct)})
+    scoring.serve(model.score, options.port, {"golden": golden, "direct": sorted(model.direct)}, model.score_batch)
 
 
 if __name__ == "__main__":

@@ -18,25 +18,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trimtab import native
 from trimtab.errors import TrimtabError
 from trimtab.gateway import limits, rows
 from trimtab.gateway.answer import abandon, resume
 from trimtab.gateway.exchange import Exchange, Head
 from trimtab.gateway.fast_path import layout, terms
-from trimtab.gateway.fast_path.terms import PATH, Lent, Terms, pack
+from trimtab.gateway.fast_path.terms import CHAT, PATHS, Lent, Terms, pack
 from trimtab.gateway.heads import MOST_KNOWN
 from trimtab.gateway.meter import FAST_PATH, OVERHEAD_SECONDS, SECONDS
 from trimtab.gateway.routes import Entity, Route, Snapshot
 from trimtab.gateway.rows import Gateway, Row
 from trimtab.gateway.server import BODY_BYTES, IDLE_SECONDS, READ_SECONDS, WRITE_BUFFER, Connection, Server
-from trimtab.gateway.shapes import chat
+from trimtab.gateway.shapes import scoring
 from trimtab.gateway.turnstile import Turnstile
 from trimtab.gateway.upstream import UNLIMITED, EngineConnection, head_of
 from trimtab.store.journal import Opened
 
 LIBRARY = Path(__file__).with_name("fast_path.so")
-SWITCH = "TRIMTAB_FAST_PATH"
-"""on (the default), off, or the path of another build of it."""
 MOST_CREDIT, EARNED_HERE, EARNED_THERE, LOST = 4096, 1, 16, 64
 """Of a head: what a request costs that was tried and was not plain, and what one earns that was answered, here or
 there. So a client who never asks plainly is tried once in 64 requests, and one who does so now and then mostly."""
@@ -49,14 +48,14 @@ log = logging.getLogger("trimtab.gateway")
 
 def load() -> ctypes.CDLL | None:
     """The compiled loop; None: there is none, or it is switched off. Raises TrimtabError for one that is not ours."""
-    said = os.environ.get(SWITCH, "on")
+    said = os.environ.get(native.SWITCH, "on")
     path = Path(said) if "/" in said else LIBRARY
-    if said.lower() in ("off", "0", "false", "no") or not path.exists():
+    if native.off() or not path.exists():
         return None
     library = layout.declared(ctypes.CDLL(str(path)))
     sizes = [library.fast_size(which) for which in range(len(layout.MIRRORED))]
     if sizes != [ctypes.sizeof(one) for one in layout.MIRRORED]:
-        raise TrimtabError(f"{path} was built from other sources: install trimtab again, or set {SWITCH}=off")
+        raise TrimtabError(f"{path} was built from other sources: install trimtab again, or set {native.SWITCH}=off")
     return library
 
 
@@ -72,7 +71,7 @@ class FastPath:
         self._refused: set[Head] = set()  # heads of what is not lent as things are: a version with guards, …
         self._places: dict[tuple[str, str], int] = {}
         self._turnstiles: list[tuple[int, Turnstile]] = []
-        self._routes: dict[tuple[int, Route], int] = {}
+        self._routes: dict[tuple[int, Route, str], int] = {}
         self._snapshot, self._keys = gateway.routes.snapshot, gateway.keys and gateway.keys.live
         self._book: Any = None
         self._returning: set[asyncio.Task[None]] = set()
@@ -101,12 +100,12 @@ class FastPath:
     def offer(self, connection: Connection, head: Head) -> None:
         """A request was answered well whose head is remembered: lend its connection, if more like it may be plain."""
         head.credit = min(MOST_CREDIT, head.credit + EARNED_HERE)
-        if head.path == PATH and head.credit > 0 and head not in self._refused:
+        if head.path in PATHS and head.credit > 0 and head not in self._refused:
             self._loop.call_soon(self._lend_idle, connection, head, 3)
 
     def begin(self, connection: Connection, head: Head, data: bytes) -> bool:
         """Take a connection with a whole request on it that nobody has looked at, if it may be plain."""
-        if head.path != PATH or head.credit <= 0 or head in self._refused or not connection.idle(head):
+        if head.path not in PATHS or head.credit <= 0 or head in self._refused or not connection.idle(head):
             return False
         return self._lend(connection, head, data)
 
@@ -152,16 +151,17 @@ class FastPath:
     def _route(self, lent: Lent) -> int | None:
         """The version as the loop knows it; None when its engine has no numeric address."""
         entity, route, snapshot = lent.entity, lent.route, lent.snapshot
-        found = self._routes.get((id(entity), route))
+        path = lent.path
+        found = self._routes.get((id(entity), route, path))
         if found is not None:
             return found
         place = self._place(entity)
         if place is None:
             return None
-        cells, at = self._gateway.meter.cells_of((PATH, 200, entity.model, entity.version, route, "ok"))
-        http = self._gateway.meter.http_cell(PATH, 200)
+        cells, at = self._gateway.meter.cells_of((path, 200, entity.model, entity.version, route, "ok"))
+        http = self._gateway.meter.http_cell(path, 200)
         spec = layout.RouteSpec()
-        spec.place, spec.named = place, bool(entity.name)
+        spec.asks, spec.place, spec.named = PATHS[path], place, bool(entity.name)
         if (price := entity.price) is not None:
             spec.priced, spec.price[:] = 1, [price.input, price.cached_input, price.cache_write, price.output]
         spec.demanded = len(snapshot.demands)
@@ -178,13 +178,14 @@ class FastPath:
         spec.connect_seconds = entity.connect_seconds
         names = ["", snapshot.model, f"{snapshot.model}@champion"]
         params = [text for name, raw in entity.template.params.items() for text in (name.encode(), bytes(raw))]
-        spec.hold("head", head_of(entity, "chat/completions"))
+        spec.hold("head", head_of(entity, "chat/completions" if path == CHAT else scoring.BATCH))
         spec.hold("messages", b",".join(bytes(raw) for raw in entity.template.messages))
         spec.hold("row", b"".join(map(pack, (entity.model, entity.version, route))))
-        spec.hold("shown", entity.shown[route] + snapshot.disclosed(PATH))
+        spec.hold("shown", entity.shown[route] + snapshot.disclosed(path))
+        spec.hold("version", str(entity.version).encode())
         spec.hold_names([name.encode() for name in names])
         spec.hold_params(params)
-        made = self._routes[(id(entity), route)] = self._c.fast_route(self._f, ctypes.byref(spec))
+        made = self._routes[(id(entity), route, path)] = self._c.fast_route(self._f, ctypes.byref(spec))
         return made
 
     def _place(self, entity: Entity) -> int | None:
@@ -380,10 +381,10 @@ class FastPath:
         gateway, entity, caller = self._gateway, lent.entity, lent.caller
         body, request_id = told.body.bytes(), told.request_id.bytes().decode()
         exchange = Exchange(connection, lent.head, body, True, at=told.at, key=lent.key)
-        asked = chat.asked(body)
+        asked = lent.read(body)
         opened = Opened(
-            request_id, None, caller.id, caller.requester, entity.model, entity.version, lent.route, PATH, told.at_ms,
-            body, None,
+            request_id, None, caller.id, caller.requester, entity.model, entity.version, lent.route, lent.path,
+            told.at_ms, body, None,
         )  # fmt: skip
         row = Row(
             gateway, exchange, asked, opened, lent.snapshot, entity, lent.route, lent.patience, told.until,

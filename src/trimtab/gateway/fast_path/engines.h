@@ -6,14 +6,43 @@ static void write_client(struct fast_path *f, struct client *c, const struct iov
 static void close_upstream(struct fast_path *f, struct upstream *u) {
     if (u->closed) return;
     u->closed = true;
+    if (u->place->link == u) u->place->link = NULL;
     close(u->side.fd);                  /* epoll forgets it */
     u->next = f->dead_upstreams;
     f->dead_upstreams = u;
 }
 
+/* Nobody waits for a request's part of a batch any more. */
+static void leave_batch(struct fast_path *f, struct request *q) {
+    struct place *place = f->places[q->route->spec.place];
+    struct upstream *u = q->upstream;
+    q->placed = false;
+    place->in_flight--;
+    if (q->began) q->engine_seconds += now_seconds() - q->began;
+    if (q->queued) {
+        struct request *before = NULL, *at = place->first;
+        for (; at != q; at = at->behind) before = at;
+        if (before) before->behind = q->behind;
+        else place->first = q->behind;
+        if (place->last == q) place->last = before;
+        q->queued = false;
+    }
+    q->upstream = NULL;
+    if (!u) return;
+    u->batch[q->batch_at] = NULL;
+    if (!--u->waited_for && !u->complete) {
+        close_upstream(f, u);
+        if (!f->queued) f->queued = now_seconds();
+    }
+}
+
 /* The engine's part in a request is over: its connection is kept when its answer came whole. */
 static void release(struct fast_path *f, struct request *q) {
     struct upstream *u = q->upstream;
+    if (q->route->spec.asks != CHAT) {
+        if (q->placed) leave_batch(f, q);
+        return;
+    }
     if (!u) return;
     q->upstream = NULL;
     u->request = NULL;
@@ -32,7 +61,7 @@ static void release(struct fast_path *f, struct request *q) {
 /* Let Python go on with what was heard of the engine so far. */
 static void hand_heard(struct fast_path *f, struct request *q, bool lost, bool silent, int error) {
     struct upstream *u = q->upstream;
-    bool complete = u->complete && !lost, kept = u->kept;
+    bool complete = u && u->complete && !lost, kept = u && u->kept;
     release(f, q);
     struct handed *told = hand(f, HEARD, q->client);
     told->complete = complete, told->lost = lost, told->kept = kept, told->silent = silent, told->error = error;
@@ -110,24 +139,29 @@ static void ask(struct fast_path *f, struct request *q) {
     if (!u->connecting) send_on(f, u);
 }
 
+/* A new connection to an engine. NULL: there is none to be had. */
+static struct upstream *connect_to(struct fast_path *f, struct place *place) {
+    int on = 1, fd = socket(place->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) return NULL;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (connect(fd, (struct sockaddr *)&place->address, place->address_size) && errno != EINPROGRESS) {
+        close(fd);
+        return NULL;
+    }
+    struct upstream *u = fresh(sizeof *u);
+    u->side.fd = fd, u->place = place, u->connecting = true;
+    want(f, &u->side, EPOLLIN | EPOLLRDHUP | EPOLLOUT);
+    return u;
+}
+
 /* A connection to the engine, kept or begun. NULL: Python is to say what is wrong. */
 static struct upstream *connection_to(struct fast_path *f, struct place *place) {
-    int on = 1;
     struct upstream *u = place->idle;
     if (u) {
         place->idle = u->next;
         u->next = NULL;
-    } else {
-        int fd = socket(place->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        if (fd < 0) return NULL;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        if (connect(fd, (struct sockaddr *)&place->address, place->address_size) && errno != EINPROGRESS) {
-            close(fd);
-            return NULL;
-        }
-        u = fresh(sizeof *u);
-        u->side.fd = fd, u->place = place, u->connecting = true;
-        want(f, &u->side, EPOLLIN | EPOLLRDHUP | EPOLLOUT);
+    } else if (!(u = connect_to(f, place))) {
+        return NULL;
     }
     u->status = 0, u->complete = u->keep = false;
     u->in.size = 0;
@@ -411,6 +445,9 @@ static void hear(struct fast_path *f, struct upstream *u, const char *data, size
     else finish_plain(f, q);
 }
 
+static void break_link(struct fast_path *f, struct upstream *u, int error);
+static void link_event(struct fast_path *f, struct upstream *u, const char *data, ssize_t got);
+
 static void upstream_event(struct fast_path *f, struct upstream *u, uint32_t events) {
     if (u->closed) return;
     if (u->connecting && events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
@@ -418,7 +455,8 @@ static void upstream_event(struct fast_path *f, struct upstream *u, uint32_t eve
         socklen_t size = sizeof error;
         getsockopt(u->side.fd, SOL_SOCKET, SO_ERROR, &error, &size);
         if (error) {
-            hand_heard(f, u->request, true, false, error);
+            if (u->batch) break_link(f, u, error);
+            else hand_heard(f, u->request, true, false, error);
             return;
         }
         u->connecting = false;
@@ -427,6 +465,10 @@ static void upstream_event(struct fast_path *f, struct upstream *u, uint32_t eve
     if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))) return;
     ssize_t got = recv(u->side.fd, f->scratch, SCRATCH, 0);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (u->batch) {
+        link_event(f, u, f->scratch, got);
+        return;
+    }
     if (!u->request || !u->request->began) {        /* it speaks unasked, or says no more, before it was asked */
         struct request *waiting = u->request;
         if (waiting) {                  /* whatever it says is no answer: the request will find it gone */

@@ -2,7 +2,7 @@
  *
  * Python accepts a connection and answers its first requests. When they are plain, it lends the connection to this
  * loop (`fast_adopt`), with the head that its requests have. A request whose head is that one byte for byte, and whose
- * body is a plain chat completion, is answered here: limits reserved, row opened in the journal, engine asked, row
+ * body is a plain chat completion, or rows for an MLflow model, is answered here: limits reserved, row opened in the journal, engine asked, row
  * closed, limits settled, everything counted. Anything else is handed back (`fast_next`), with every byte and all that
  * was done so far: another head, another body, a version that is not routed any more, an engine that fails, a client
  * that hangs up. So no decision is made twice, and no request is understood in two ways.
@@ -10,7 +10,7 @@
  * One thread, one epoll, which Python's event loop watches: `fast_poll` does what there is to do and returns. What a
  * poll brings is written to the journal at once, and only then does any of it leave: to engines, or to clients.
  */
-#include "engines.h"
+#include "batches.h"
 
 static void look(struct fast_path *f, struct client *c);
 
@@ -144,8 +144,10 @@ static void flush(struct fast_path *f) {
                 if (q->client->gone) {
                     release(f, q);
                     hand(f, CANCELLED, q->client);
-                } else {
+                } else if (q->route->spec.asks == CHAT) {
                     ask(f, q);
+                } else {
+                    queue_up(f, q);
                 }
             }
         }
@@ -159,7 +161,7 @@ static bool reserve_for(struct fast_path *f, struct request *q) {
     int64_t size = (int64_t)(q->client->in.size - q->client->body_at), prompt = 0, tokens = 0, nano_usd = 0;
     q->prompt = size / 4;
     if (!limits->limited) return true;
-    for (int64_t i = 0; i < route->demanded; i++) {
+    for (int64_t i = 0; route->asks == CHAT && i < route->demanded; i++) {  /* rows have no tokens */
         const struct demand *demand = &route->demands[i];
         int64_t text = (size + demand->prompt_bytes) * demand->questions;
         int64_t longest = q->asked.max_tokens >= 0 ? q->asked.max_tokens : demand->longest;
@@ -189,6 +191,28 @@ static bool names_us(const struct route_spec *route, const struct word *model) {
     return false;
 }
 
+/* Read what is asked. False: it is not plain, or not for us. */
+static bool read_question(struct request *q) {
+    const struct client *c = q->client;
+    const char *body = c->in.at + c->body_at;
+    size_t size = c->in.size - c->body_at;
+    const struct route_spec *route = &q->route->spec;
+    if (route->asks == CHAT) return read_asked(body, size, &q->asked) && names_us(route, &q->asked.model);
+    return route->asks == ROWS ? read_rows(body, size) : read_row(body, size, &q->asked.row);
+}
+
+/* Take a place at the engine. False: there is no connection. */
+static bool take_place(struct fast_path *f, struct request *q, struct place *place) {
+    if (q->route->spec.asks != CHAT) {
+        q->placed = true;
+        place->in_flight++;
+        return true;
+    }
+    q->upstream = connection_to(f, place);
+    if (q->upstream) q->upstream->request = q;
+    return q->upstream != NULL;
+}
+
 /* Begin a request that is whole. False: it is Python's, and nothing was done for it. */
 static bool begin(struct fast_path *f, struct client *c) {
     struct place *place = f->places[c->route->spec.place];
@@ -199,15 +223,11 @@ static bool begin(struct fast_path *f, struct client *c) {
     q->route->users++;
     q->at = now_seconds(), q->at_ms = epoch_ns() / 1000000;
     q->until = q->at + c->caller.patience;
-    bool good = read_asked(c->in.at + c->body_at, c->in.size - c->body_at, &q->asked);
-    good = good && names_us(&c->route->spec, &q->asked.model) && reserve_for(f, q);
-    if (good && !(q->upstream = connection_to(f, place))) good = false;
-    if (!good) {
+    if (!read_question(q) || !reserve_for(f, q) || !take_place(f, q, place)) {
         give_back(f, q);
         free_request(q);
         return false;
     }
-    q->upstream->request = q;
     new_id(f, q->id);
     c->request = q;
     f->shared->in_flight++;
@@ -335,6 +355,7 @@ struct route *fast_route(struct fast_path *f, const struct route_spec *spec) {
     keep_copy(&route->spec.messages, spec->messages);
     keep_copy(&route->spec.row, spec->row);
     keep_copy(&route->spec.shown, spec->shown);
+    keep_copy(&route->spec.version, spec->version);
     for (int i = 0; i < 3; i++) keep_copy(&route->spec.names[i], spec->names[i]);
     route->spec.params = fresh((size_t)(2 * spec->params_given + 1) * sizeof(struct span));
     for (int64_t i = 0; i < 2 * spec->params_given; i++) keep_copy(&route->spec.params[i], spec->params[i]);
@@ -352,6 +373,7 @@ void fast_change(struct fast_path *f, struct route **routes, int64_t count) {
             place->idle = u->next;
             close_upstream(f, u);
         }
+        if (place->link && !place->link->batched) close_upstream(f, place->link);
     }
 }
 
@@ -388,6 +410,7 @@ static void bury(struct fast_path *f) {
         f->dead_upstreams = u->next;
         let_go(&u->in);
         let_go(&u->out);
+        free(u->batch);
         free(u);
     }
 }
@@ -395,7 +418,7 @@ static void bury(struct fast_path *f) {
 /* Take what happens within so many milliseconds. Returns how much that was. */
 static int turn(struct fast_path *f, int milliseconds) {
     struct epoll_event events[256];
-    int count = epoll_wait(f->poll, events, 256, milliseconds);
+    int count = epoll_wait(f->poll, events, 256, f->queued ? 0 : milliseconds);
     for (int i = 0; i < count; i++) {
         struct side *side = events[i].data.ptr;
         if (!side) f->others = true;
@@ -404,6 +427,7 @@ static int turn(struct fast_path *f, int milliseconds) {
         if (f->streams >= TOGETHER) flush(f);
     }
     flush(f);
+    if (f->queued && (count <= 0 || f->queued + HOLD_SECONDS < now_seconds())) send_batches(f);
     bury(f);
     return count;
 }
@@ -413,6 +437,7 @@ int fast_poll(struct fast_path *f) {
     int turns = 0;
     flush(f);                           /* of a connection that was just lent */
     while (turn(f, 0) > 0 && ++turns < TURNS && !f->first) continue;
+    send_batches(f);
     return f->first != NULL;
 }
 

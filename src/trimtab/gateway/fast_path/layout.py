@@ -15,6 +15,8 @@ from trimtab.gateway.ledger import Reserved
 SEGMENTS, DEMANDS, BUDGETS = 4096, 8, 3
 HANDED, WRITTEN = 1, 2
 """What `fast_linger` returns."""
+CHAT, ROWS, ONE_ROW = range(3)
+"""What is asked on a route."""
 SPOILED = 2
 """`Shared.blocked` when half a frame could not be cut off the journal."""
 TIMED_OUT = errno.ETIMEDOUT
@@ -118,6 +120,7 @@ class RouteSpec(_Holding):
     """A version as callers of one route get it."""
 
     _fields_ = (
+        ("asks", c_int64),
         ("place", c_int64),
         ("named", c_int64),
         ("priced", c_int64),
@@ -131,6 +134,7 @@ class RouteSpec(_Holding):
         ("messages", Span),
         ("row", Span),
         ("shown", Span),
+        ("version", Span),
         ("names", Span * 3),
         ("params", POINTER(Span)),
         ("named_as", c_int64),

@@ -27,8 +27,11 @@ enum {
     BOUNDS = 24,                        /* of a histogram's buckets */
     TOGETHER = 3,                       /* streams that begin with one write to the journal: their first piece is waited for */
     TURNS = 4,                          /* that this loop may have before others have theirs */
+    BATCH = 64,                         /* requests for rows that go to an engine together, */
+    BATCH_BYTES = 1 << 20,              /* of so many bytes, unless one alone has more */
 };
 static const double ANNOUNCE_SECONDS = 0.002;
+static const double HOLD_SECONDS = 0.0005;  /* that rows wait at most while there is more to read: it may go with them */
 enum { HANDED = 1, WRITTEN = 2 };       /* what Python is told */
 
 struct demand {
@@ -39,13 +42,16 @@ struct cells {                          /* where `gateway.meter` counts */
     int64_t requests, http, duration, first_token, overhead, input, output, attempts;
 };
 
+/* What is asked on a route: a chat completion, or rows of an MLflow model: many as they come, or one in `/predict`. */
+enum { CHAT, ROWS, ONE_ROW };
+
 /* A version as callers of one route get it; what its requests have in common. */
 struct route_spec {
-    int64_t place, named, priced, price[4], demanded;
+    int64_t asks, place, named, priced, price[4], demanded;
     struct demand demands[DEMANDS];
     struct cells cells;
     double first_byte_seconds, connect_seconds;
-    struct span head, messages, row, shown, names[3], *params;
+    struct span head, messages, row, shown, version, names[3], *params;
     int64_t named_as, params_given;
 };
 
@@ -85,6 +91,8 @@ struct place {
     socklen_t address_size;
     int64_t allowed, in_flight, succeeded;
     struct upstream *idle;
+    struct upstream *link;              /* the connection that batches of rows go on, one at a time */
+    struct request *first, *last;       /* who waits for the next one */
 };
 
 struct route {
@@ -101,6 +109,9 @@ struct upstream {
     struct buffer in, out;
     size_t sent;
     bool connecting, kept, paused, closed;
+    struct request **batch;             /* of a link: whom it is asked for; NULL: nobody waits any more */
+    int64_t batched, waited_for, generation;
+    size_t head_size;
     /* The answer in progress. */
     int status;
     bool chunked, keep, complete;
@@ -113,11 +124,13 @@ struct request {
     struct client *client;
     struct route *route;
     struct upstream *upstream;
+    struct request *behind;             /* in the queue for a batch */
+    int64_t batch_at;
     struct asked asked;
     char id[32];
     double at, began, first_byte, engine_seconds, journal_seconds, until, silent_until, closed_at;
     int64_t at_ms, prompt, admitted_ns, segment;
-    bool is_reserved, opened, is_closing, done;
+    bool is_reserved, opened, is_closing, done, placed, queued;
     struct reserved reserved;
     struct usage usage;
     struct word text;                   /* of a plain answer, in `data` */
@@ -172,6 +185,7 @@ struct fast_path {
     struct request **acts;
     size_t acting, acts_room;
     int streams;                        /* that are about to begin */
+    double queued;                      /* since when there are rows that could be sent; 0: there are none */
     struct buffer journal, body;
     char random[4096], scratch[SCRATCH];
     size_t random_left;
@@ -233,6 +247,7 @@ static void drop_route(struct route *route) {
     free((char *)route->spec.messages.at);
     free((char *)route->spec.row.at);
     free((char *)route->spec.shown.at);
+    free((char *)route->spec.version.at);
     for (int i = 0; i < 3; i++) free((char *)route->spec.names[i].at);
     for (int64_t i = 0; i < 2 * route->spec.params_given; i++) free((char *)route->spec.params[i].at);
     free(route->spec.params);

@@ -1,6 +1,6 @@
 /* What clients ask and engines answer, as far as it is plain: see `gateway.shapes.chat` and `gateway.stream`. */
 #include "buffer.h"
-#include "json.h"
+#include "../../native/json.h"
 
 /* A chat completion that is nothing but messages of text and decoding parameters. Places are in the request's body. */
 struct asked {
@@ -14,6 +14,7 @@ struct asked {
     } sampling[5];                      /* in the client's order */
     int sampled;
     int64_t max_tokens;                 /* -1: not said */
+    struct word row;                    /* of a model that scores rows: the only one */
 };
 
 struct usage {                          /* tokens as the engine counted them; -1: it did not say */
@@ -119,6 +120,73 @@ static bool read_asked(const char *body, size_t size, struct asked *asked) {
         }
     }
     return at_end(&s) && asked->messages.size && !asked->model.escaped && (!options || asked->stream);
+}
+
+/* Read rows of any number for an MLflow model: an object that says nothing of what the gateway itself reads
+ * (`shapes.scoring`). The rest is the engine's, as long as it is JSON. */
+static bool read_rows(const char *body, size_t size) {
+    static const char *ours[] = {"model", "client_request_id", "user", "safety_identifier", "stream"};
+    struct scan s = {body, body + size, false};
+    struct word name;
+    bool first = true;
+    expect(&s, '{');
+    while (member(&s, &first, &name)) {
+        for (int i = 0; i < 5; i++)
+            if (name.escaped || is_word(&name, ours[i])) return false;
+        skip_value(&s, 0);
+    }
+    return at_end(&s);
+}
+
+/* Read one row, and nothing else: `{"input": …}`. */
+static bool read_row(const char *body, size_t size, struct word *row) {
+    struct scan s = {body, body + size, false};
+    struct word name;
+    bool first = true;
+    row->at = NULL;
+    expect(&s, '{');
+    while (member(&s, &first, &name)) {
+        if (row->at || !is_word(&name, "input")) return false;
+        peek(&s);
+        row->at = s.at;
+        skip_value(&s, 0);
+        row->size = (size_t)(s.at - row->at);
+    }
+    return at_end(&s) && row->at;
+}
+
+/* What a model said of one row, in `{"predictions": […]}`: all of it, where that is no list of one. False: Python has
+ * to look. */
+static bool read_prediction(const char *body, size_t size, struct word *one) {
+    struct scan s = {body, body + size, false};
+    struct word name, element_of = {0};
+    bool first = true, inner = true;
+    int64_t elements = 0;
+    one->at = NULL;
+    expect(&s, '{');
+    while (member(&s, &first, &name)) {
+        if (name.escaped || (one->at && is_word(&name, "predictions"))) return false;
+        if (!is_word(&name, "predictions")) {
+            skip_value(&s, 0);
+            continue;
+        }
+        peek(&s);
+        one->at = s.at;
+        if (next_is(&s, '[')) {
+            while (element(&s, &inner)) {
+                peek(&s);
+                element_of.at = s.at;
+                skip_value(&s, 0);
+                element_of.size = (size_t)(s.at - element_of.at);
+                elements++;
+            }
+        } else {
+            skip_value(&s, 0);
+        }
+        one->size = (size_t)(s.at - one->at);
+    }
+    if (elements == 1) *one = element_of;
+    return at_end(&s) && one->at;
 }
 
 /* A count of tokens, or null. */

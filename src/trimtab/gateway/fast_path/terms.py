@@ -23,10 +23,13 @@ from trimtab.gateway.keys import Key
 from trimtab.gateway.ledger import place_of
 from trimtab.gateway.routes import Entity, Route, Snapshot
 from trimtab.gateway.rows import Gateway
+from trimtab.gateway.shapes import Asked, chat, scoring
 from trimtab.gateway.stream import Usage
 from trimtab.gateway.upstream import EngineConnection, EngineGone
 
-PATH = "/v1/chat/completions"
+CHAT, INVOCATIONS, PREDICT = "/v1/chat/completions", "/invocations", "/predict"
+PATHS = {CHAT: layout.CHAT, INVOCATIONS: layout.ROWS, PREDICT: layout.ONE_ROW}
+"""What may be asked there: chat completions of language models, and rows of MLflow models in JSON."""
 pack = msgspec.msgpack.Encoder().encode
 """MessagePack, as the journal has it."""
 _PERIODS = {"hour": 0, "day": 1, "month": 2}
@@ -46,6 +49,19 @@ class Lent:
     snapshot: Snapshot
     patience: float
     peer: str
+
+    @property
+    def path(self) -> str:
+        """Where its requests go."""
+        return self.head.path
+
+    def read(self, body: bytes) -> Asked:
+        """What a request asks, as the rest of this room reads it."""
+        if self.path == CHAT:
+            return chat.asked(body)
+        if self.path == PREDICT:
+            return scoring.predict(body)
+        return scoring.asked(body, self.head.headers.get(b"content-type", b""), True)
 
 
 @dataclass
@@ -68,7 +84,11 @@ def plain(gateway: Gateway, snapshot: Snapshot, head: Head, peer: str) -> Lent |
         return None
     if key is not None and len(key.budgets) > layout.BUDGETS:
         return None
-    if entity.tls or entity.protocol != "openai" or entity.guards is not None or entity.masked or entity.twins:
+    if (entity.protocol == "mlflow") != (head.path != CHAT):
+        return None
+    if head.path == INVOCATIONS and not scoring.is_json(head.headers.get(b"content-type", b"")):
+        return None
+    if entity.tls or entity.guards is not None or entity.masked or entity.twins:
         return None
     params = entity.template.params
     if params.keys() & _OURS or not all(_PARAMETER.fullmatch(name) for name in params):
@@ -109,7 +129,7 @@ def caller_spec(lent: Lent, before: bytes, after: bytes) -> layout.CallerSpec:
     spec.hold("before", before)
     spec.hold("after", after)
     spec.hold("row", b"".join(map(pack, (None, lent.caller.id, lent.caller.requester))))
-    spec.hold("path", pack(PATH))
+    spec.hold("path", pack(lent.path))
     spec.patience, spec.until_ms = lent.patience, -1
     spec.limits = limits_of(key)
     if key is not None:  # to the next moment at which one of its secrets ends

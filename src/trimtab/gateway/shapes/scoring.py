@@ -19,6 +19,8 @@ from trimtab.gateway.routes import Entity
 from trimtab.gateway.shapes import Asked, Completion, Fault, Named, Operation, invocations
 
 CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
+BATCH = "invocations/batch"
+"""The end of the path to which the fast path sends rows of several requests together (`providers.scoring`)."""
 _OPERATIONS: dict[str, Operation] = {CSV: "invocations/csv", PARQUET: "invocations/parquet"}
 
 
@@ -56,6 +58,11 @@ def asked(body: bytes, content_type: bytes, scores: bool) -> Asked:
     if read.stream:
         raise Fault(400, "unsupported_parameter", "rows are answered at once; leave stream out", "stream")
     return Asked([[]], {}, _as_it_came, read, operation="invocations", rows=body)
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether a body of this type is read as JSON, which is everything but CSV and Parquet."""
+    return content_type.decode("latin-1").lower().partition(";")[0].strip() not in _OPERATIONS
 
 
 def predict(body: bytes) -> Asked:

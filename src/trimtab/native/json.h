@@ -27,7 +27,8 @@ static bool fail(struct scan *s) {
     return false;
 }
 
-static char peek(struct scan *s) {
+static inline char peek(struct scan *s) {
+    if (s->at < s->end && *s->at > ' ') return *s->at;
     while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t')) s->at++;
     return s->at < s->end ? *s->at : 0;
 }
@@ -234,7 +235,9 @@ static bool skip_value(struct scan *s, int depth) {
     } else if (c == '[') {
         s->at++;
         while (element(s, &first)) skip_value(s, depth + 1);
-    } else if (!literal(s, "null") && !literal(s, "true") && !literal(s, "false")) {
+    } else if (c == 'n' || c == 't' || c == 'f') {
+        return literal(s, c == 'n' ? "null" : c == 't' ? "true" : "false") || fail(s);
+    } else {
         return number(s, &word, &whole);
     }
     return !s->bad;
