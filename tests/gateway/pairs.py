@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,19 @@ def same(pair: Pair, *bodies: bytes) -> list[tuple[int, dict[str, str], bytes]]:
     rows = [[row(place, one) for one in said] for place, said in zip(pair.places, answers, strict=True)]
     assert rows[0] == rows[1]
     return answers[0]
+
+
+def agree(pair: Pair, ask: Callable[[Client], None], there: int) -> None:
+    """Both count the same when a client asks them, and the one with the fast path answers at least so many there."""
+    before, clients = [metrics(place) for place in pair.places], pair.clients()
+    for client in clients:
+        client.headers += "x-one: 1\r\n"  # a head that has not asked for anything else yet
+        ask(client)
+    counted = list[dict[str, float]]()
+    for place, earlier in zip(pair.places, before, strict=True):
+        now = {name: value - earlier.get(name, 0) for name, value in metrics(place).items()}
+        counted.append(
+            {name: now[name] for name in now if re.search(r"_requests_total|_tokens_total|attempts|_count", name)}
+        )
+    assert counted[0].pop("trimtab_fast_path_requests_total") >= there
+    assert counted[0] == counted[1]

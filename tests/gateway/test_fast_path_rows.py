@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from gateway_place import until
-from pairs import Pair, metrics, on_the_fast_path, same, told
+from pairs import Pair, agree, metrics, on_the_fast_path, same, told
 from scripted import Client, Deed, Engine, pieces, plain
 
 from trimtab.gateway import fast_path
@@ -168,6 +168,15 @@ def test_whatever_a_client_asks_both_say_record_and_pass_on_the_same(pair: Pair)
         passed = pair.engine.heard[before:]
         assert len(passed) in (0, 2), name
         assert [(parts(one) or [one])[0] for one in passed[:1]] == passed[1:], name
+
+
+def test_plain_rows_are_answered_there_and_all_books_agree(pair: Pair) -> None:
+    def ask(client: Client) -> None:
+        for number in range(40):
+            assert client.asks(asking(pair, str(number)))[0] == 200
+            assert client.asks(asking(pair, "refused"))[0] == 400 or number
+
+    agree(pair, ask, 39)
 
 
 @pytest.mark.parametrize("deed", BATCH)

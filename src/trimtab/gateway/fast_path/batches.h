@@ -164,6 +164,7 @@ static void hear_batch(struct fast_path *f, struct upstream *u, const char *data
         at += ANSWER_HEAD + said;
     }
     u->batched = 0, u->kept = true;
+    if (u->in.room > 2 * BATCH_BYTES) let_go(&u->in);
     if (!u->keep || u->generation != f->generation) close_upstream(f, u);
     if (!f->queued && u->place->first) f->queued = now_seconds();
 }
