@@ -59,7 +59,7 @@ faults: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard src/trimtab/gateway/fast_path/*.[ch] src/trimtab/registry/*.c src/trimtab/native/*)
+$(STAMP): pyproject.toml requirements.lock hatch_build.py $(wildcard src/trimtab/gateway/fast_path/*.[ch] src/trimtab/registry/*.c src/trimtab/native/*.h) src/trimtab/native/build.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Trimtab needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
 	@echo "installing into .venv (about 2 GB on disk, one to three minutes; only the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
