@@ -12,7 +12,8 @@ import pytest
 
 from trimtab.gateway import server as server_module
 from trimtab.gateway.exchange import Exchange
-from trimtab.gateway.server import BODY_BYTES, HEAD_BYTES, QUEUE, WRITE_BUFFER, Connection, Server
+from trimtab.gateway.framing import BODY_BYTES, HEAD_BYTES
+from trimtab.gateway.server import QUEUE, WRITE_BUFFER, Connection, Server
 
 HEAD = b"POST / HTTP/1.1\r\nhost: h\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"

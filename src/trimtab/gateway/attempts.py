@@ -24,7 +24,8 @@ Way = tuple[Entity, Route]
 
 REPLACED_SECONDS = 30.0
 """How long a request waits for an engine of ours that went away: the supervisor is starting it again, with its golden
-prompt, which takes MLflow's 8 s on an idle machine and 15 on a busy one. A provider is not waited for in this way: it is asked again where it was."""
+prompt; MLflow's takes 8 s on an idle machine and 15 on a busy one. A provider is not waited for in this way: it is
+asked again where it was."""
 LOOK_SECONDS = 0.05
 """How often that is looked at."""
 CLOCK_SECONDS = 0.01

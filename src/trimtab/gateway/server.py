@@ -20,13 +20,10 @@ from typing import Protocol, cast
 import httptools
 
 from trimtab.gateway.exchange import Exchange, Head
+from trimtab.gateway.framing import BODY_BYTES, HEAD_BYTES, check_framing, head_too_large, invalid, too_large
 from trimtab.gateway.heads import Known, Remembered
 from trimtab.gateway.shapes import Fault
 
-HEAD_BYTES = 32 * 1024
-"""Most bytes of a request's line and headers."""
-BODY_BYTES = 1024 * 1024
-"""Most bytes of a request's body."""
 QUEUE = 16
 """Most requests a client may pipeline before it is not read from."""
 READ_SECONDS = 20.0
@@ -97,6 +94,9 @@ class Connection(asyncio.Protocol):
         self._last: Exchange | None = None  # what the parser has completed since it was fed last
         self.peer = ""
         self.lost = self.behind = False
+        self.early: bytearray | None = (
+            None  # what came of one that comes back from the fast path, until it is taken back
+        )
         self.expires = 0.0
 
     # What asyncio calls
@@ -113,6 +113,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came. After a refusal they are thrown away."""
         if self._deaf:
+            return
+        if self.early is not None:
+            self.early += data
             return
         remembered, fresh = self._remembered, self._reading is None
         if fresh and remembered.head is None and (known := self.server.known.find(self.peer, data)) is not None:
@@ -131,7 +134,7 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, Fault) else Fault(400, "invalid_http", "not a valid request"))
         except httptools.HttpParserError as error:
-            self._refuse(_invalid(str(error)))
+            self._refuse(invalid(str(error)))
         else:
             self._check_unfinished()
             if fresh and self._last is not None:
@@ -183,7 +186,7 @@ class Connection(asyncio.Protocol):
             name, headers = name.lower(), self._reading.headers
             if name in headers:  # RFC 9110 section 5.2: a list, and of these headers a list is never good
                 if name in _ONCE:
-                    raise _invalid(f"{name.decode('latin-1')} is there more than once")
+                    raise invalid(f"{name.decode('latin-1')} is there more than once")
                 value = headers[name] + b", " + value
             headers[name] = value
 
@@ -194,13 +197,13 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         head.method = self._parser.get_method().decode("ascii")
         head.path = self._url.partition(b"?")[0].decode("latin-1")
-        _check_framing(self._parser.get_http_version(), head.headers)
+        check_framing(self._parser.get_http_version(), head.headers)
         if self._parser.should_upgrade():
             if head.method == "CONNECT":
-                raise _invalid("this is no proxy to CONNECT through")
+                raise invalid("this is no proxy to CONNECT through")
             return  # it comes again, without
         if int(head.headers.get(b"content-length", b"0")) > BODY_BYTES:
-            raise _too_large()
+            raise too_large()
         if head.headers.get(b"expect", b"").lower() == b"100-continue" and self._answering is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -209,7 +212,7 @@ class Connection(asyncio.Protocol):
         self._body.append(data)
         self._body_size += len(data)
         if self._body_size > BODY_BYTES:
-            raise _too_large()
+            raise too_large()
 
     def on_message_complete(self) -> None:
         """The request is whole. Only here does the parser know whether the connection stays open."""
@@ -274,6 +277,12 @@ class Connection(asyncio.Protocol):
             self.write(unsent)
         if exchange is not None:
             self._answering, self.expires = exchange, _NEVER
+
+    def go_on_reading(self, unread: bytes) -> None:
+        """Read what the other one had read, and then what has come since."""
+        data, self.early = unread + (self.early or b""), None
+        if data and not self.lost:
+            self.data_received(data)
 
     # What the server calls
 
@@ -342,16 +351,16 @@ class Connection(asyncio.Protocol):
     def _grow_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > HEAD_BYTES:
-            raise _head_too_large()
+            raise head_too_large()
 
     def _check_unfinished(self) -> None:
         """Limits on what the parser holds back: a header without an end, a body in chunks of nothing."""
         if self._reading is None:
             return
         if not self._head_done and self._raw_size > HEAD_BYTES:
-            self._refuse(_head_too_large())
+            self._refuse(head_too_large())
         elif self._raw_size > HEAD_BYTES + 2 * BODY_BYTES:
-            self._refuse(_too_large())
+            self._refuse(too_large())
 
     def _refuse(self, fault: Fault) -> None:
         """Answer with an error, after the answers to earlier requests, and hear nothing more."""
@@ -470,30 +479,3 @@ class Server:
         self.date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
         for connection in [c for c in self.connections if c.expires < now]:
             connection.expire()
-
-
-def _check_framing(version: str, headers: dict[bytes, bytes]) -> None:
-    """What RFC 9112 wants refused and the parser lets pass (sections 2.3, 3.2 and 6.1)."""
-    if version not in ("1.1", "1.0"):
-        raise _invalid(f"HTTP/{version} is not spoken here; use HTTP/1.1")
-    if version == "1.1" and b"host" not in headers:
-        raise _invalid("there is no Host header")
-    if b"transfer-encoding" in headers:
-        if headers[b"transfer-encoding"].lower() != b"chunked":
-            raise Fault(501, "invalid_http", "the only transfer coding that is understood here is chunked")
-        if version == "1.0":
-            raise _invalid("HTTP/1.0 has no chunked bodies")
-
-
-def _invalid(why: str) -> Fault:
-    return Fault(400, "invalid_http", f"not a valid HTTP request: {why}")
-
-
-def _too_large() -> Fault:
-    return Fault(413, "body_too_large", f"the body is larger than {BODY_BYTES} bytes; send less")
-
-
-def _head_too_large() -> Fault:
-    return Fault(
-        431, "headers_too_large", f"line and headers are larger than {HEAD_BYTES} bytes; send fewer or shorter"
-    )

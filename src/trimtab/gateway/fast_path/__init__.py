@@ -25,11 +25,12 @@ from trimtab.gateway.answer import abandon, resume
 from trimtab.gateway.exchange import Exchange, Head
 from trimtab.gateway.fast_path import layout, terms
 from trimtab.gateway.fast_path.terms import CHAT, PATHS, Lent, Terms, pack
+from trimtab.gateway.framing import BODY_BYTES
 from trimtab.gateway.heads import MOST_KNOWN
 from trimtab.gateway.meter import FAST_PATH, OVERHEAD_SECONDS, SECONDS
 from trimtab.gateway.routes import Entity, Route, Snapshot
 from trimtab.gateway.rows import Gateway, Row
-from trimtab.gateway.server import BODY_BYTES, IDLE_SECONDS, READ_SECONDS, WRITE_BUFFER, Connection, Server
+from trimtab.gateway.server import IDLE_SECONDS, READ_SECONDS, WRITE_BUFFER, Connection, Server
 from trimtab.gateway.shapes import scoring
 from trimtab.gateway.turnstile import Turnstile
 from trimtab.gateway.upstream import UNLIMITED, EngineConnection, head_of
@@ -326,7 +327,7 @@ class FastPath:
             head.credit = max(-LOST, head.credit - LOST)
         sock = socket.socket(fileno=told.fd) if told.fd >= 0 else None
         connection = Connection(self._server)
-        connection.peer = lent.peer
+        connection.peer, connection.early = lent.peer, bytearray()
         row = self._row(lent, told, connection) if told.requested else None
         unread, unsent = told.unread.bytes(), told.unsent.bytes()
         engine = terms.heard_of(lent.entity, told)
@@ -368,8 +369,7 @@ class FastPath:
         connection.taken_back(unsent, None if row is None else row.exchange)
         if row is not None:
             resume(row, engine, late)
-        if unread:
-            connection.data_received(unread)
+        connection.go_on_reading(unread)
 
     def _end(self, row: Row, engine: EngineConnection) -> None:
         """Nobody waits for the answer any more."""
