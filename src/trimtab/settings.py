@@ -68,9 +68,10 @@ class Settings:
         return self.subjects_url or f"sqlite:///{self.home / 'subjects.db'}"
 
     @property
-    def shared(self) -> bool:
-        """Whether other machines share rows or facts with this one."""
-        return self.lake_url is not None or not self.database_url.startswith("sqlite")
+    def keys_are_apart(self) -> bool:
+        """Whether machines share rows or facts with this one, and not the keys of subjects."""
+        shared = self.lake_url is not None or not self.database_url.startswith("sqlite")
+        return shared and self.subjects_url is None
 
     @property
     def journal(self) -> Path:

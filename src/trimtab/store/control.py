@@ -77,7 +77,7 @@ AUDITED = frozenset(
     {"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"}
     | {"project_file", "guidelines", "audit", "look", "mitigation", "compliance", "waiver", "attestation", "drill"}
     | {"seal", "erase_request", "hold", "tombstone", "retention"}
-    | {"attribute_read", "attribute_refused"}
+    | {"attribute_read", "attribute_refused", "rows_exported", "keys_moved"}
 )
 """Kinds of fact that enter the audit log in the transaction that writes them."""
 

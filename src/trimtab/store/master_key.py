@@ -53,14 +53,6 @@ def given(settings: Settings) -> bool:
     return bool(os.environ.get("TRIMTAB_MASTER_KEY_COMMAND")) or place(settings).exists()
 
 
-def lies_beside_the_lake(settings: Settings) -> bool:
-    """Whether who copies the project's folder has the rows, and what opens them."""
-    if os.environ.get("TRIMTAB_MASTER_KEY_COMMAND") or settings.lake_url is not None:
-        return False
-    path = place(settings)
-    return path.exists() and path.resolve().is_relative_to(settings.root)
-
-
 @functools.lru_cache(maxsize=8)
 def _printed(command: str) -> bytes:
     """What the command prints, asked once a process: the drain needs it every second."""

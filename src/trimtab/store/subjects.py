@@ -115,6 +115,11 @@ class Subjects:
         """A keyed hash (hex) that tells one set of people's texts from another, and that no guess can be tried on."""
         return hmac.digest(derived(self._master(), b"fingerprint"), texts.encode("utf-8", "replace"), "sha256").hex()
 
+    @property
+    def master(self) -> bytes:
+        """The master key, for a backup."""
+        return self._master()
+
     def keys(self, subjects: Iterable[str], now: datetime) -> dict[str, SubjectKey]:
         """The keys of subjects, made where there are none: two transactions, however many.
 
