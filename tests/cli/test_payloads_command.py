@@ -160,9 +160,11 @@ def test_keys_that_others_cannot_reach_or_that_lie_beside_the_lake_are_told(
     assert code == 0
     assert "the master key lies beside the rows" in said
     assert "0 errors, 1 warning" in said
+    assert "the master key lies beside the rows" in run("status")[1]
     (settings.home / "master.key").rename(tmp_path / "kept.key")
     monkeypatch.setenv("TRIMTAB_MASTER_KEY_FILE", str(tmp_path / "kept.key"))
     assert run("check")[:2] == (0, "0 errors, 0 warnings\n")
+    assert "master key" not in run("status")[1]
     assert texts(settings) == ["I am alice", "I am bob"] * 10
 
     monkeypatch.setenv("TRIMTAB_LAKE", f"file://{tmp_path}/shared")

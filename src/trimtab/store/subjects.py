@@ -235,7 +235,7 @@ class Subjects:
     @property
     def _shown(self) -> str:
         url = sa.engine.make_url(self._url)
-        return url.database or "" if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+        return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
     def _made_file(self) -> bool:
         """Whether the store's file is there; a server always is."""
