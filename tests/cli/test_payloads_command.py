@@ -174,6 +174,8 @@ def test_keys_that_others_cannot_reach_or_that_lie_beside_the_lake_are_told(
     assert "TRIMTAB_SUBJECTS_URL" in fault["fix"]
     with pytest.raises(Exception, match="others could not read its rows"):
         erasure.choose(environment.load(settings.root), loaded.project)
+    code, _, err = run("up")
+    assert (code, "TRIMTAB_SUBJECTS_URL" in err) == (2, True)
     monkeypatch.setenv("TRIMTAB_SUBJECTS_URL", f"sqlite:///{tmp_path / 'shared.db'}")
     assert run("check")[:2] == (0, "0 errors, 0 warnings\n")
     erasure.choose(environment.load(settings.root), loaded.project)

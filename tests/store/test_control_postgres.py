@@ -24,8 +24,8 @@ from trimtab.store.control import Control
 @pytest.fixture
 def where(tmp_path: Path) -> Iterator[Settings]:
     """A project whose control database is a server of its own, which ends with the test."""
-    with postgres.running(tmp_path / "postgres") as url:
-        yield dataclasses.replace(environment.load(tmp_path / "project"), database_url=url)
+    with postgres.running() as url:
+        yield dataclasses.replace(environment.load(tmp_path), database_url=url)
 
 
 def test_jobs_that_write_at_once_lose_nothing_and_the_audit_log_has_no_gap(where: Settings) -> None:

@@ -33,16 +33,27 @@ from datetime import datetime, UTC
 from pathlib import Path
 from trimtab import settings
 from trimtab.store.subjects import Subjects
+from trimtab.store.drain import drain
+from trimtab.store.journal import Journal
 from trimtab.store.lake import Lake
+sys.path.insert(0, sys.argv[2])
+from journal_writer import closed
 
 where = settings.load(sys.argv[1])
 for line in sys.stdin:
     verb, *names = line.split()
     if verb == "keys":
         print(json.dumps({name: key.id for name, key in Subjects(where).keys(names, datetime.now(UTC)).items()}))
+    elif verb == "write":
+        Subjects(where).choose(encrypt=True, field="caller")
+        journal = Journal(where.journal)
+        for who in names:
+            journal.closed(closed(f"{where.root.name} {who}", caller=who, input_text=f"{who} of {where.root.name}"))
+        journal.close()
+        print(drain(where))
     elif verb == "read":
         lake = lake if "lake" in globals() else Lake(where)
-        print(json.dumps(lake.sample(0, 99, ["input_text"])["input_text"].to_list()))
+        print(json.dumps(sorted(lake.sample(0, 99, ["input_text"])["input_text"].fill_null("").to_list())))
     sys.stdout.flush()
 """
 """A machine that does what it is told, a line each, and lives on in between."""
@@ -54,7 +65,7 @@ class Machine:
     def __init__(self, place: Settings, root: Path, master: Path) -> None:
         words = {"TRIMTAB_SUBJECTS_URL": place.subjects_database, "TRIMTAB_MASTER_KEY_FILE": str(master)}
         lake = {"TRIMTAB_LAKE": f"file://{place.lake}"}
-        command = [sys.executable, "-c", MACHINE, str(root)]
+        command = [sys.executable, "-c", MACHINE, str(root), str(Path(__file__).parent)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, **pipes, env={**os.environ, **words, **lake})
 
@@ -78,7 +89,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     if request.param == "sqlite":
         yield here
         return
-    with postgres.running(tmp_path / "postgres") as url:
+    with postgres.running() as url:
         yield dataclasses.replace(here, subjects_url=url)
 
 
@@ -122,16 +133,19 @@ def test_machines_of_one_store_make_one_key_read_each_others_rows_and_lose_them_
     assert made[0] == made[1] == made[2]
     assert len(set(made[0].values())) == 40
 
-    Subjects(place).choose(encrypt=True, field="caller")
-    rows(place)
-    other = machines[0]
-    other.ask("read")
-    assert other.told() == ["I am alice", "I am bob"] * 2
-    assert Subjects(place).destroy("alice", utc_now())
-    other.ask("read")
-    assert other.told() == [None, "I am bob"] * 2
-    assert Lake(place).sample(0, 9, ["request"])["request"].to_list() == [None, "I am bob"] * 2
     for machine in machines:
+        machine.ask("write alice bob")
+    assert [machine.told() for machine in machines] == [2, 2, 2]
+    lake = dataclasses.replace(place, lake_url=f"file://{place.lake}")
+    assert Lake(place).stored(0, 9)["input_text"].str.starts_with(MARK).all()
+    said = [f"{who} of {name}" for who in ("alice", "bob") for name in ("one", "three", "two")]
+    for machine in machines:
+        machine.ask("read")
+        assert machine.told() == said
+    assert Subjects(lake).destroy("alice", utc_now())
+    for machine in machines:  # they live on, and none of them has kept the key
+        machine.ask("read")
+        assert machine.told() == ["", "", "", *said[3:]]
         machine.end()
 
 

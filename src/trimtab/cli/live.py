@@ -56,6 +56,10 @@ def up(
     if loaded.project.endpoint.auth == "none" and not anybody and not _is_this_machine(settings.host):
         message = f"TRIMTAB_HOST {settings.host} is open to other machines, and endpoint.auth is none"
         raise Fixable(message, "write `endpoint: {auth: keys}` in trimtab.yaml, or say --anybody")
+    if loaded.project.evidence.erasure == "subject_keys":
+        from trimtab.store import key_places
+
+        key_places.refuse_keys_apart(settings)
     from trimtab import supervisor
 
     show.then(f"send OpenAI requests to {_gateway(settings)}, and watch {_dashboard(settings)} or `trimtab status`")
