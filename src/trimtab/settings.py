@@ -1,11 +1,12 @@
 """Where things are. Read once from the environment at an edge; nothing here decides anything.
 
 Environment: TRIMTAB_BLOBS (weights shared by all projects, default ~/.cache/trimtab/blobs),
-TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the
-project; databricks is a workspace), MLFLOW_REGISTRY_URI (default: where runs are, in a workspace databricks-uc),
-TRIMTAB_UNITY_SCHEMA (catalog.schema of registered models, where the registry is Unity Catalog), TRIMTAB_LAKE (request
-rows, adapters and data sets of all machines, e.g. abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, default in the
-project; the store's own variables, AZURE_*, say who we are),
+TRIMTAB_DATABASE_URL (control facts, default SQLite in the project), TRIMTAB_SUBJECTS_URL (keys of subjects, default
+SQLite in the project), MLFLOW_TRACKING_URI (default SQLite in the project; databricks is a workspace),
+MLFLOW_REGISTRY_URI (default: where runs are, in a workspace databricks-uc), TRIMTAB_UNITY_SCHEMA (catalog.schema of
+registered models, where the registry is Unity Catalog), TRIMTAB_LAKE (request rows, adapters and data sets of all
+machines, e.g. abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, default in the project; the store's own variables,
+AZURE_*, say who we are),
 TRIMTAB_HOST (default 127.0.0.1), TRIMTAB_PORT (gateway, default 8080), TRIMTAB_DASHBOARD_PORT (default 8081),
 TRIMTAB_TLS_CERT and TRIMTAB_TLS_KEY (PEM files: the gateway speaks TLS).
 """
@@ -33,6 +34,8 @@ class Settings:
     registry_uri: str = ""
     unity_schema: str = ""
     lake_url: str | None = None
+    subjects_url: str | None = None
+    """Where the keys of subjects are that machines share; None: they are of this machine alone."""
     files_url: str | None = None
     """Where machines share weights, adapters and data sets; None: this machine works alone."""
 
@@ -58,6 +61,17 @@ class Settings:
     def lake_table(self, name: str) -> str:
         """Where a table of the lake is: a path, or a URL below `lake_url`."""
         return f"{self.lake_url}/{name}" if self.lake_url else str(self.lake / name)
+
+    @property
+    def subjects_database(self) -> str:
+        """The URL of the database with the keys of subjects."""
+        return self.subjects_url or f"sqlite:///{self.home / 'subjects.db'}"
+
+    @property
+    def keys_are_apart(self) -> bool:
+        """Whether machines share rows or facts with this one, and not the keys of subjects."""
+        shared = self.lake_url is not None or not self.database_url.startswith("sqlite")
+        return shared and self.subjects_url is None
 
     @property
     def journal(self) -> Path:
@@ -131,6 +145,7 @@ def load(root: Path | str = ".") -> Settings:
         tls_key=_path(env.get("TRIMTAB_TLS_KEY")),
         lake_url=lake_url,
         files_url=lake_url,
+        subjects_url=env.get("TRIMTAB_SUBJECTS_URL") or None,
         registry_uri=env.get("MLFLOW_REGISTRY_URI") or runs.replace("databricks", "databricks-uc", 1),
         unity_schema=env.get("TRIMTAB_UNITY_SCHEMA", ""),
     )

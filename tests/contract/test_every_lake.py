@@ -20,9 +20,10 @@ from trimtab.errors import Fixable
 from trimtab.records.monitor import SAMPLE, Profile, priority
 from trimtab.settings import Settings
 from trimtab.store.drain import drain
+from trimtab.store.envelope import MARK
 from trimtab.store.journal import Closed, FeedbackFrame, Journal
 from trimtab.store.lake import INFERENCE, LABELLED, PAYLOAD, AnyLake, Lake
-from trimtab.store.subjects import MARK, Subjects
+from trimtab.store.subjects import Subjects
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -197,7 +198,7 @@ def test_an_encrypted_lake_reads_as_a_plain_one_does_until_a_subject_is_erased(o
     known, lake = Lake(places["plain"]), open_lake(places["encrypted"])
     assert lake.profile(0, 24) == known.profile(0, 24)
     assert lake.labelled().equals(known.labelled())
-    for columns in (["row", *PAYLOAD], ["output_text"]):
+    for columns in (["row", *PAYLOAD], ["output_text"], ["response", "request"]):
         assert lake.sample(0, 24, columns).equals(known.sample(0, 24, columns))
     Subjects(places["encrypted"]).destroy("c1", NOW)
     after = open_lake(places["encrypted"]).sample(0, 24, ["input_text"])["input_text"].to_list()
@@ -211,7 +212,7 @@ def test_an_encrypted_lake_whose_keys_are_not_here_is_not_shown_as_erased(open_l
     lake = open_lake(place)
     for made in (False, True):  # no key store at all; one that was made anew and does not know the key
         if made:
-            Subjects(place).choose(encrypt=True, field="caller")
+            Subjects(place).keys(["somebody else"], NOW)
         for read in (lambda: lake.profile(0, 1), lambda: lake.sample(0, 1), lake.labelled):
             with pytest.raises(Fixable, match="encrypted by subject, and the keys are not here") as refused:
                 read()

@@ -169,3 +169,7 @@ def test_what_arrived_is_appended_once_and_numbered_without_gaps(sail: Any, tmp_
     assert rows["databricks_request_id"].to_list() == ["1/0", "1/1", "2", "0"]
     assert rows.schema == INFERENCE
     assert lake.labelled().height == 4
+    assert deliver(call("3", {"prompt": "enc:v2:0123456789abcdef:AAAA"}, None)) == 1, (
+        "a caller's text, and no ciphertext"
+    )
+    assert lake.sample(4, 5, ["input_text"])["input_text"].to_list() == [" enc:v2:0123456789abcdef:AAAA"]

@@ -191,7 +191,9 @@ def test_in_a_workspace_the_job_tells_its_values_and_finds_its_database_in_the_s
             @staticmethod
             def get(scope: str, key: str) -> str:
                 secrets = {"database-url": f"sqlite:///{desk}/shared.db", "audit-key": signer_file.read_text()}
-                return {("trimtab", name): text for name, text in secrets.items()}[scope, key]
+                if scope != "trimtab" or key not in secrets:
+                    raise ValueError(f"Secret does not exist with scope: {scope} and key: {key}")
+                return secrets[key]
 
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "client.4")
     monkeypatch.setattr(runtime, "_dbutils", lambda: Dbutils)

@@ -49,13 +49,17 @@ def namespace(monkeypatch: pytest.MonkeyPatch, globals_of: Callable[[], dict[str
 
 
 def test_the_database_is_a_secret_read_by_rest(workspace: Standin, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRIMTAB_DATABASE_URL", raising=False)
+    for name in ("DATABASE_URL", "SUBJECTS_URL"):
+        monkeypatch.delenv(f"TRIMTAB_{name}", raising=False)
     workspace.of("scopes")["trimtab"] = {"other": "x"}
     with pytest.raises(Fixable, match="none is named") as refused:
         runtime.settings_of(desk.settings, desk.loaded.project)
     assert "secret database-url of the scope trimtab" in refused.value.fix
     workspace.of("scopes")["trimtab"] = {"database-url": "postgresql://db/trimtab"}
-    assert runtime.settings_of(desk.settings, desk.loaded.project).database_url == "postgresql://db/trimtab"
+    found = runtime.settings_of(desk.settings, desk.loaded.project)
+    assert (found.database_url, found.subjects_url) == ("postgresql://db/trimtab", None)
+    workspace.of("scopes")["trimtab"] |= {"subjects-url": "postgresql://db/keys"}
+    assert runtime.settings_of(desk.settings, desk.loaded.project).subjects_url == "postgresql://db/keys"
     denied = {"error_code": "PERMISSION_DENIED", "message": "User does not have permission READ on scope trimtab"}
     workspace.faults.append(Fault("GET", "/api/2.0/secrets/get", 403, denied))
     with pytest.raises(Fixable, match="cannot be read: User does not have permission READ"):

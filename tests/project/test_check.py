@@ -140,14 +140,13 @@ def test_a_fault_never_shows_the_path_of_a_webhook(tmp_path: Path) -> None:
     assert not any(secret in str(vars(fault)) + str(fault) for secret in ("SECRET", "pw@"))
 
 
-def test_encryption_by_subject_is_said_to_end_at_the_workspace(tmp_path: Path) -> None:
-    changes = {
-        "evidence": "evidence: {erasure: subject_keys}",
-        "target": "target: {databricks: {catalog: ml, schema: support}}",
-    }
+@pytest.mark.parametrize("evidence", ["", "evidence: {erasure: subject_keys}"])
+def test_encryption_by_subject_is_said_to_end_at_the_workspace(evidence: str, tmp_path: Path) -> None:
+    changes = {"evidence": evidence, "target": "target: {databricks: {catalog: ml, schema: support}}"}
     (warning,) = project.check(written(tmp_path, changes), TODAY)
     assert (warning.severity, warning.field) == ("warning", "evidence.erasure")
     assert "inference table of a workspace holds requests as they are" in str(warning)
+    assert project.check(written(tmp_path, changes | {"evidence": "evidence: {erasure: rewrite}"}), TODAY) == []
 
 
 ROWS = {

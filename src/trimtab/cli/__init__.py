@@ -27,6 +27,7 @@ from trimtab.cli import (
     keys,
     live,
     loop,
+    payloads,
     prepare,
     show,
 )
@@ -44,7 +45,13 @@ PANELS = (
     ("Prepare", ("init", "check", "schema", "setup")),
     ("Serve and watch", ("register", "up", "keys", "guards", "status", "history")),
     ("Retrain and roll out", ("cycle", "approve", "promote", "rollback", "job")),
-    ("Evidence", ("fairness", "compliance", "card", "explain", "audit", "erase", "hold", "retention", "attributes")),
+    (
+        "Evidence",
+        (
+            *("fairness", "compliance", "card", "explain", "audit"),
+            *("requests", "erase", "hold", "retention", "subjects", "attributes"),
+        ),
+    ),
     ("Azure Databricks", ("azure", "databricks")),
     ("See it all in minutes", ("demo",)),
 )
@@ -106,6 +113,17 @@ _GROUPS: dict[str, tuple[str, tuple[tuple[Callable[..., None], str], ...]]] = {
                 "trimtab compliance attest USE-01 --by dpo@example.org --key dpo.key --until 2026-12-31 --reason seen",
             ),
             (compliance.drill, "trimtab compliance drill rollback"),
+        ),
+    ),
+    "requests": (
+        "Take request rows out, readable.",
+        ((payloads.export, 'trimtab requests export october.parquet --purpose "error review" --from 2026-10-01'),),
+    ),
+    "subjects": (
+        "Back up the keys that open the lake, and put them back.",
+        (
+            (payloads.backup, "trimtab subjects backup /safe/keys-2026-12-01.json"),
+            (payloads.restore, "trimtab subjects restore /safe/keys-2026-12-01.json"),
         ),
     ),
     "attributes": (

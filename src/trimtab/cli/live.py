@@ -12,7 +12,7 @@ import typer
 
 from trimtab.cli import show
 from trimtab.cli.opening import Folder, opened, recorded
-from trimtab.errors import Fixable
+from trimtab.errors import ConfigError, Fixable
 
 if TYPE_CHECKING:
     from trimtab.records.lifecycle import Progress
@@ -56,6 +56,10 @@ def up(
     if loaded.project.endpoint.auth == "none" and not anybody and not _is_this_machine(settings.host):
         message = f"TRIMTAB_HOST {settings.host} is open to other machines, and endpoint.auth is none"
         raise Fixable(message, "write `endpoint: {auth: keys}` in trimtab.yaml, or say --anybody")
+    if loaded.project.evidence.erasure == "subject_keys":
+        from trimtab.store import key_places
+
+        key_places.refuse_keys_apart(settings)
     from trimtab import supervisor
 
     show.then(f"send OpenAI requests to {_gateway(settings)}, and watch {_dashboard(settings)} or `trimtab status`")
@@ -87,6 +91,7 @@ def status(project: Folder = Path()) -> None:
         ("cycle", _cycle(settings, control)),
         ("gateway", _gateway(settings)),
         ("dashboard", _dashboard(settings)),
+        *(("keys", f"{fault}; {fault.fix}") for fault in _keys(settings, project)),
     ]
     show.table("", "", rows=rows)
     show.then("`trimtab history` for what was live before")
@@ -224,6 +229,17 @@ def progress_line(progress: Progress) -> str:
     left = "" if progress.eta_seconds is None else f", about {progress.eta_seconds:.0f} s left"
     text = f": {progress.text}" if progress.text else ""
     return f"{progress.cycle} attempt {progress.attempt}, {progress.step} {progress.fraction:.0%}{left}{text}"
+
+
+def _keys(settings: Settings, folder: Path) -> list[ConfigError]:
+    """What is wrong with where the keys to payloads lie. A faulty file says nothing of it."""
+    from trimtab import project as file
+    from trimtab.store import key_places
+
+    try:
+        return key_places.faults(settings, file.load(folder).project)
+    except ConfigError:
+        return []
 
 
 def _gateway(settings: Settings) -> str:

@@ -52,13 +52,18 @@ def check(
 ) -> None:
     """Find every fault of trimtab.yaml and the files it names: line, field, value and fix.
 
-    Also warns of a provider's model that is about to be retired. Exit code 2 when there are errors; warnings are no
-    errors.
+    Also warns of a provider's model that is about to be retired, and of keys to payloads that lie where they should
+    not. Exit code 2 when there are errors; warnings are no errors.
     """
     from trimtab import project
     from trimtab.records.record import utc_now
 
     faults = project.check(path, utc_now().date())
+    if not any(fault.severity == "error" for fault in faults):
+        from trimtab.store import key_places
+
+        folder = path if path.is_dir() else path.parent
+        faults = [*faults, *key_places.faults(settings_of(folder), project.load(path).project)]
     errors = sum(fault.severity == "error" for fault in faults)
     if as_json:
         typer.echo(json.dumps({"faults": [_as_json(fault) for fault in faults]}, indent=2, ensure_ascii=False))

@@ -32,6 +32,8 @@ DATABASE_KEY = "database-url"
 """The key of the secret that holds the control database's URL."""
 AUDIT_KEY = "audit-key"
 """The key of the secret that holds the text of .trimtab/audit.key, which signs the audit log's checkpoints."""
+SUBJECTS_KEY = "subjects-url"
+"""The key of the secret that holds the URL of the subjects' keys: without it none is destroyed from here."""
 MASTER_KEY = "master-key"
 """The key of the secret that holds the text of .trimtab/master.key: without it a legal hold would not be found."""
 
@@ -68,9 +70,11 @@ def settings_of(settings: Settings, project: Project) -> Settings:
         log.warning("the audit log is signed by a key that ends with this job: no secret %s", AUDIT_KEY)
     else:
         key_file.keep(settings.home / "audit.key", key.encode())
+    subjects = os.environ.get("TRIMTAB_SUBJECTS_URL") or _secret(target.secret_scope, SUBJECTS_KEY)
     return dataclasses.replace(
         settings,
         database_url=url,
+        subjects_url=subjects,
         mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or "databricks",
         registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or unity_catalog.URI,
         unity_schema=f"{target.catalog}.{target.schema}",

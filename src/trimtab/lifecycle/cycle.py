@@ -221,7 +221,7 @@ def run_now(settings: Settings, loaded: Loaded, reason: str, candidate: int | No
     Raises Fixable when another process runs one, or when an unfinished one has another candidate.
     """
     control, rows = Control(settings), here(settings)
-    erasure.choose(settings, loaded.project.evidence)
+    erasure.choose(settings, loaded.project)
     rows.arrive()
     with only_cycle(settings) as free:
         if not free:

@@ -15,15 +15,15 @@ from pathlib import Path
 import polars as pl
 
 from trimtab.errors import Fixable
-from trimtab.lifecycle.rows import Rows
+from trimtab.lifecycle.rows import Rows, on_spark
 from trimtab.project import Loaded
 from trimtab.records.erasure import ErasureRequest, Hold, RetentionRun, Tombstone
 from trimtab.records.guidelines import LogRetention
-from trimtab.records.project import EvidenceSection
+from trimtab.records.project import Project
 from trimtab.records.registry import ModelVersion
 from trimtab.records.training import TWIN, Case
 from trimtab.settings import Settings
-from trimtab.store import attributes, erasing, seals
+from trimtab.store import attributes, erasing, key_places, seals
 from trimtab.store.control import Control
 from trimtab.store.drain import drain
 from trimtab.store.subjects import Subjects, subject_of
@@ -59,7 +59,7 @@ class Plan:
 
 def plan(settings: Settings, loaded: Loaded, control: Control, subject: str, where: Rows) -> Plan:
     """What erasing a subject would reach, changing nothing but bringing in what arrived."""
-    choose(settings, loaded.project.evidence)
+    choose(settings, loaded.project)
     where.arrive()
     rows = where.tables.rows_of(loaded.project.evidence.subject, {subject})
     return _planned(settings, loaded, control, where.tables, rows, subject, subject)
@@ -70,7 +70,7 @@ def plan_request(settings: Settings, loaded: Loaded, control: Control, request: 
 
     Raises Fixable when there is no such request.
     """
-    choose(settings, loaded.project.evidence)
+    choose(settings, loaded.project)
     where.arrive()
     row = where.tables.row_of(request)
     if not len(row):
@@ -199,7 +199,7 @@ def due(settings: Settings, loaded: Loaded, control: Control, now: datetime) -> 
 
     No row is deleted before its time under the guidelines.
     """
-    choose(settings, loaded.project.evidence)
+    choose(settings, loaded.project)
     drain(settings)
     field = loaded.project.evidence.subject
     standing, subjects = holds(control), Subjects(settings)
@@ -252,9 +252,17 @@ def retain(settings: Settings, loaded: Loaded, control: Control, old: Old, by: s
     return run
 
 
-def choose(settings: Settings, section: EvidenceSection) -> None:
-    """Tell those who write the lake without reading the file what it decides."""
-    Subjects(settings).choose(encrypt=section.erasure == "subject_keys", field=section.subject)
+def choose(settings: Settings, project: Project) -> None:
+    """Tell those who write the lake of this machine without reading the file what it decides.
+
+    Raises Fixable where rows would be encrypted under keys that the machines which share them cannot reach. In a
+    workspace nothing is: rows are the endpoint's there, and as it writes them.
+    """
+    section = project.evidence
+    encrypt = section.erasure == "subject_keys" and not on_spark(project)
+    if encrypt:
+        key_places.refuse_keys_apart(settings)
+    Subjects(settings).choose(encrypt=encrypt, field=section.subject)
 
 
 def _in_datasets(settings: Settings, request_ids: set[str]) -> dict[str, int]:

@@ -68,7 +68,7 @@ def start(settings: Settings, loaded: Loaded) -> Callable[[], None]:
     scheduler.add_job(_guarded(lambda: _drain(loop)), "interval", seconds=DRAIN_SECONDS, id="drain", **once)
     scheduler.add_job(_guarded(lambda: _watch(loop)), "interval", seconds=WATCH_SECONDS, id="watch", **once)
     model = loaded.project.name
-    erasure.choose(settings, loaded.project.evidence)
+    erasure.choose(settings, loaded.project)
     seal = _guarded(lambda: seals.seal(settings, loop.control, model, utc_now()))
     scheduler.add_job(seal, "interval", seconds=SEAL_SECONDS, id="seal", **once)
     scheduler.add_job(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trimtab.project import Loaded
 from trimtab.promotion.rollout import Endpoint
+from trimtab.records.project import Project
 from trimtab.settings import Settings
 from trimtab.store import erasing
 from trimtab.store.control import Control
@@ -36,14 +37,21 @@ def here(settings: Settings) -> Rows:
     return Rows(Lake(settings), lambda: drain(settings), erasing.Here(settings))
 
 
+def on_spark(project: Project) -> bool:
+    """Whether the project's rows are in the catalog of its workspace, and this runs there."""
+    if project.target.databricks is None:
+        return False
+    from trimtab.databricks import runtime
+
+    return runtime.on_spark(project)
+
+
 def anywhere(settings: Settings, loaded: Loaded, control: Control) -> Rows:
     """The rows of the project: in the catalog of its workspace when this runs there, else those of this machine."""
-    if loaded.project.target.databricks is None:
+    if not on_spark(loaded.project):
         return here(settings)
     from trimtab.databricks import runtime
 
-    if not runtime.on_spark(loaded.project):
-        return here(settings)
     lake, arrive = runtime.lake(loaded.project, settings)
     if not runtime.in_workspace():
         return Rows(lake, arrive, lake)

@@ -324,7 +324,7 @@ def _cron(reading: Reading, loc: Loc, expression: str) -> None:
 def _workspace(reading: Reading, project: Project) -> None:
     if project.target.databricks is not None and project.evidence.erasure == "subject_keys":
         message = "encrypts the lake here; the inference table of a workspace holds requests as they are"
-        fix = "let few read that table's schema, and delete from it there"
+        fix = "let few read that table's schema, and delete from it there; write `erasure: rewrite` if that is known"
         reading.fault(("evidence", "erasure"), message, fix, severity="warning")
 
 

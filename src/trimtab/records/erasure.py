@@ -81,6 +81,27 @@ class RetentionRun(Record):
     held: int = Field(default=0, description="rows left alone by legal holds")
 
 
+class RowsExported(Record):
+    """Somebody took request rows out of the lake, readable: who, which, what for. Written before the first row is."""
+
+    at: datetime
+    by: str
+    purpose: str
+    rows: int
+    asked_from: datetime | None = Field(default=None, description="of these moments on; None: from the first row")
+    asked_to: datetime | None = Field(default=None, description="until before it; None: to the last row")
+
+
+class KeysMoved(Record):
+    """The subjects' keys and the master key went into a backup, or came back out of one."""
+
+    at: datetime
+    by: str
+    action: Literal["backed up", "restored"]
+    keys: int = Field(description="keys in the backup that are not destroyed, or that came back")
+    kept_destroyed: int = Field(default=0, description="keys of the backup whose subjects were erased since")
+
+
 Refusal = Literal["unknown key", "no scope", "key has ended", "no purpose"]
 
 

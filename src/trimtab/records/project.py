@@ -405,9 +405,10 @@ class EvidenceSection(FileModel):
     subject: SubjectField = "caller"
     """What tells whose a request is, for `trimtab erase`: caller (`user`, x-trimtab-caller or the key), requester (the
     key or address), client_request_id."""
-    erasure: Literal["rewrite", "subject_keys"] = "rewrite"
-    """rewrite: erasing rewrites the tables. subject_keys: payloads are also encrypted under a key for each subject, so
-    that destroying it reaches backups; other readers of the Delta table then see ciphertext."""
+    erasure: Literal["subject_keys", "rewrite"] = "subject_keys"
+    """subject_keys: payloads are encrypted under a key for each subject; erasing destroys it, which reaches backups
+    too, and rewrites the tables. Other readers of the Delta table see ciphertext (`trimtab requests export`). rewrite:
+    payloads lie there as they are."""
     retention: RetentionSection = RetentionSection()
 
 

@@ -6,29 +6,25 @@ One implementation for SQLite and Postgres. Facts are found by (kind, key); the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
 
-from trimtab.errors import Conflict, DatabaseAway
+from trimtab.errors import Conflict
 from trimtab.records.gateway import EngineState
 from trimtab.records.record import Record, canonical_json, utc_now
 from trimtab.records.registry import AliasMove, Traffic
 from trimtab.settings import Settings
-from trimtab.store import audit
+from trimtab.store import audit, sql
 from trimtab.store.verify_audit import Tree
 
 R = TypeVar("R", bound=Record)
 
-_READ = {"sqlite": "BEGIN"}
-_WRITE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7483011)"}
-"""How a transaction begins, by SQLAlchemy's dialect. The number is our own."""
+_LOCK = 7483011
+"""The lock of writers on PostgreSQL: a number of our own."""
 _metadata = sa.MetaData()
 _facts = sa.Table(
     "facts",
@@ -81,7 +77,7 @@ AUDITED = frozenset(
     {"decision", "alias_move", "traffic", "approval", "cycle", "cycle_end", "key"}
     | {"project_file", "guidelines", "audit", "look", "mitigation", "compliance", "waiver", "attestation", "drill"}
     | {"seal", "erase_request", "hold", "tombstone", "retention"}
-    | {"attribute_read", "attribute_refused"}
+    | {"attribute_read", "attribute_refused", "rows_exported", "keys_moved"}
 )
 """Kinds of fact that enter the audit log in the transaction that writes them."""
 
@@ -96,9 +92,7 @@ class Control:
         url = settings.database_url
         if url.startswith("sqlite"):
             settings.home.mkdir(parents=True, exist_ok=True)
-        self._engine = sa.create_engine(url, poolclass=NullPool if url.startswith("sqlite") else None)
-        if url.startswith("sqlite"):
-            event.listen(self._engine, "connect", _sqlite_connect)
+        self._engine = sql.opened(url, "TRIMTAB_DATABASE_URL", "journal_mode=WAL")
         self._signing_key = settings.home / "audit.key"
         with self._reading() as db:
             whole = _metadata.tables.keys() <= set(sa.inspect(db).get_table_names())
@@ -108,25 +102,11 @@ class Control:
 
     def _reading(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that waits for no writer: it sees what was committed before it."""
-        return self._begin(_READ.get(self._engine.dialect.name))
+        return sql.transaction(self._engine, "control database")
 
     def _writing(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that queues behind other writers: two at once would give two audit entries one number."""
-        return self._begin(_WRITE.get(self._engine.dialect.name))
-
-    @contextmanager
-    def _begin(self, first: str | None) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as db:
-                if first is not None:
-                    db.exec_driver_sql(first)
-                yield db
-        except OperationalError as error:
-            where = self._engine.url.render_as_string(hide_password=True)
-            raise DatabaseAway(
-                f"the control database {where} cannot be used: {error.orig}",
-                "see that it is there, has room and is not locked",
-            ) from error
+        return sql.transaction(self._engine, "control database", _LOCK)
 
     def _put(self, db: sa.Connection, kind: str, key: str, record: Record) -> bool:
         found = db.scalar(sa.select(_facts.c.seq).where(_facts.c.kind == kind, _facts.c.key == key))
@@ -306,14 +286,6 @@ def _compare_and_set(db: sa.Connection, move: AliasMove) -> None:
 
 def _name(version: int | None) -> str:
     return "unset" if version is None else f"version {version}"
-
-
-def _sqlite_connect(connection, _record) -> None:
-    connection.isolation_level = None  # SQLAlchemy begins none here: see _begin
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=ON")
-    connection.execute("PRAGMA busy_timeout=15000")
 
 
 def dump(record: Record) -> str:

@@ -21,7 +21,7 @@ from deltalake.exceptions import DeltaError
 from trimtab.errors import Fixable
 from trimtab.settings import Settings
 from trimtab.store import journal
-from trimtab.store.drain import only_one
+from trimtab.store.drain import WRITER, only_one
 from trimtab.store.journal import Erased, FeedbackFrame, Frame
 from trimtab.store.lake import FEEDBACK, INFERENCE, PAYLOAD, open_table
 from trimtab.store.seals import erased
@@ -216,14 +216,15 @@ def said(rows: pl.DataFrame) -> int:
 
 def _replace(path: str, rows: pl.DataFrame, predicate: str | None) -> None:
     try:
-        write_deltalake(DeltaTable(path), rows, mode="overwrite", predicate=predicate, schema_mode="merge")
+        how = {"mode": "overwrite", "schema_mode": "merge", "writer_properties": WRITER}
+        write_deltalake(DeltaTable(path), rows, predicate=predicate, **how)
     except (DeltaError, OSError) as error:
         raise _unwritable(path, error) from error
 
 
 def _delete(path: str, predicate: str) -> None:
     try:
-        DeltaTable(path).delete(predicate)
+        DeltaTable(path).delete(predicate, writer_properties=WRITER)
     except (DeltaError, OSError) as error:
         raise _unwritable(path, error) from error
 

@@ -29,7 +29,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from trimtab.errors import Corrupt, Fixable
 from trimtab.records.monitor import BOUNDS, PRIME, SAMPLE, Numbers, Profile, Window
 from trimtab.settings import Settings
-from trimtab.store.subjects import MARK, Subjects, subject_of
+from trimtab.store import envelope
+from trimtab.store.envelope import is_sealed
+from trimtab.store.subjects import Subjects, subject_of
 
 _TIME = pl.Datetime("us", "UTC")
 
@@ -91,6 +93,9 @@ FEEDBACK = pl.Schema(
 
 PAYLOAD = ("request", "response", "input_text", "output_text")
 """Columns of `inference` that hold what people and models said."""
+
+LIKE = {"request": "input_text", "response": "output_text"}
+"""What a column repeats, and needs beside it to be read where payloads are encrypted."""
 
 LABELLED = (
     "row",
@@ -253,22 +258,44 @@ class Lake:
 
     def _collected(self, frame: pl.LazyFrame, columns: list[str] | None) -> pl.DataFrame:
         wanted = list(INFERENCE) if columns is None else columns
-        about = [name for name in ("databricks_request_id",) if name not in wanted]
-        return self._plain(frame.sort("row").select([*wanted, *about]).collect()).drop(about)
+        more = beside(wanted)
+        return self._plain(frame.sort("row").select([*wanted, *more]).collect()).drop(more)
 
     def _window(self, first: int, last: int) -> pl.LazyFrame:
         return _scan(self._inference, INFERENCE).filter(pl.col("row").is_between(first, last, closed="left"))
 
 
+def beside(wanted: Sequence[str]) -> list[str]:
+    """The columns that `plain` needs beside those that are wanted."""
+    needed = ["databricks_request_id", *(LIKE[name] for name in wanted if name in LIKE)]
+    return [name for name in needed if name not in wanted]
+
+
 def plain(rows: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
-    """Rows with their payloads readable; they have the column databricks_request_id. What was erased is null."""
-    for name in PAYLOAD:
-        if name in rows.columns and rows[name].str.starts_with(MARK).any():
-            subjects.fetch(rows[name])
-            pairs = zip(rows[name], rows["databricks_request_id"], strict=True)
-            texts = [subjects.decrypt(value, f"{request}/{name}") for value, request in pairs]
-            rows = rows.with_columns(pl.Series(name, texts, pl.String))
-    return rows
+    """Rows with their payloads readable; they have the columns `beside` names. What was erased is null."""
+    there = [name for name in PAYLOAD if name in rows.columns]
+    stored = {name: rows[name].to_list() for name in there if rows[name].str.starts_with(envelope.MARK).any()}
+    if not stored:
+        return rows
+    keys = subjects.named({envelope.key_of(cell) for cells in stored.values() for cell in cells if is_sealed(cell)})
+    requests = rows["databricks_request_id"].to_list()
+    texts: dict[str, list[str | None]] = {}
+    for name in sorted(stored, key=LIKE.__contains__):  # what others repeat comes first
+        like = LIKE.get(name, "")
+        likes = texts.get(like) or (rows[like].to_list() if like in rows.columns else [None] * rows.height)
+        texts[name] = [
+            _opened(cell, keys, f"{request}/{name}", other)
+            for cell, request, other in zip(stored[name], requests, likes, strict=True)
+        ]
+    return rows.with_columns(pl.Series(name, cells, pl.String) for name, cells in texts.items())
+
+
+def _opened(cell: str | None, keys: dict[str, bytes | None], about: str, like: str | None) -> str | None:
+    """A payload's text: null once its key is destroyed, and what is not encrypted as it is."""
+    if cell is None or not is_sealed(cell):
+        return cell
+    key = keys[envelope.key_of(cell)]
+    return None if key is None else envelope.opened(key, cell, about, like)
 
 
 def subjects_of(rows: pl.DataFrame, field: str) -> list[str]:

@@ -7,6 +7,7 @@ the keyed hash, which nothing can be compared with any more, stay.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from trimtab.records.record import canonical_json
 from trimtab.settings import Settings
 from trimtab.store.control import Control
 from trimtab.store.lake import PAYLOAD, Lake, subjects_of
-from trimtab.store.subjects import Subjects, digest, subject_of
+from trimtab.store.subjects import SubjectKey, Subjects, digest, keyed_hash, subject_of
 from trimtab.store.verify_audit import leaf_hash, root
 
 ROWS = 4096
@@ -44,11 +45,9 @@ def seal(settings: Settings, control: Control, model: str, now: datetime) -> int
     while (first := sealed_to(control, model)) < (end := lake.count()):
         last = min(end, first + ROWS)
         rows = lake.stored(first, last)
-        subjects.prepare(subjects_of(rows, field), now)
+        keys = subjects.keys(subjects_of(rows, field), now)
         key = f"{model}/{first:012}"
-        control.put(
-            "seal_macs", key, Macs(macs=tuple(_mac(row, subjects, field, now) for row in rows.iter_rows(named=True)))
-        )
+        control.put("seal_macs", key, Macs(macs=tuple(_mac(row, keys, field) for row in rows.iter_rows(named=True))))
         kept = control.get("seal_macs", key, Macs)  # fewer, or of payloads since erased, where a writer was killed here
         if kept is None:
             raise Corrupt(f"the keyed hashes of the rows from {first} on vanished")
@@ -90,10 +89,8 @@ def faults(settings: Settings, control: Control, model: str, rows: int) -> list[
             found.append(f"rows {sealed.first} to {sealed.last - 1} are not those that were sealed")
             continue
         emptied += sum(erased(row) for row, _ in pairs)
-        subjects.prepare((subject_of(row, sealed.field) for row, _ in pairs if not erased(row)), sealed.at)
-        changed = [
-            row["row"] for row, mac in pairs if not erased(row) and _mac(row, subjects, sealed.field, sealed.at) != mac
-        ]
+        keys = subjects.keys((subject_of(row, sealed.field) for row, _ in pairs if not erased(row)), sealed.at)
+        changed = [row["row"] for row, mac in pairs if not erased(row) and _mac(row, keys, sealed.field) != mac]
         found += [f"the payload of row {row} is not the one that was sealed" for row in changed]
     told = sum(request.rows for request in control.facts("erase_request", ErasureRequest))
     told += sum(run.content_rows for run in control.facts("retention", RetentionRun))
@@ -113,5 +110,5 @@ def erased(row: dict[str, Any]) -> bool:
     return all(row[name] is None for name in PAYLOAD)
 
 
-def _mac(row: dict[str, Any], subjects: Subjects, field: str, now: datetime) -> str:
-    return subjects.mac(subject_of(row, field), digest([row[name] for name in PAYLOAD]), now)
+def _mac(row: dict[str, Any], keys: Mapping[str, SubjectKey], field: str) -> str:
+    return keyed_hash(keys[subject_of(row, field)], digest([row[name] for name in PAYLOAD]))
