@@ -41,7 +41,7 @@ def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
     if row.entity.first_byte_seconds < UNLIMITED:
         row.silent_until = row.gateway.deadlines.now() + row.entity.first_byte_seconds
     try:
-        _send(row, connection, asked.conversations[0], heard)
+        _send(row, connection, _one(row), heard)
         row.gateway.deadlines.watch(row)
     except Exception as error:
         _end(row, error)
@@ -178,6 +178,11 @@ def _finish(row: Row, guard: GuardedStream | None = None) -> None:
     row.exchange.end(last)
 
 
+def _one(row: Row) -> list[object]:
+    """The only conversation of a request, as the version reads it."""
+    return shapes.as_read(row.entity, row.asked.conversations[0])[0]
+
+
 def _send(row: Row, connection: EngineConnection, conversation: list[object], heard: Callable[[], None]) -> None:
     entity, operation = row.entity, row.asked.operation
     left = row.until - row.gateway.deadlines.now() if entity.name else 0.0
@@ -204,7 +209,7 @@ async def ask_guarded(row: Row, guard: GuardedStream, fresh: bool) -> None:
     relay = row.relay = row.asked.tell(row.opened.request_id, row.entity)
     row.sent, connection = [], await row.gateway.pool.acquire(row.entity, fresh)
     try:
-        said = await _begun(row, connection, row.asked.conversations[0])
+        said = await _begun(row, connection, _one(row))
         while not guard.ended:
             await said(lambda: connection.complete or connection.has_more)
             if connection.status != 200:
@@ -244,7 +249,7 @@ async def ask_all(row: Row, fresh: bool) -> None:
     """Ask for every row of a batch, and every twin of a version that averages, a few at a time, and reply; the first
     failure ends the rest."""
     answers: dict[int, Completion] = {}
-    twins = [shapes.as_twins(row.entity, conversation) for conversation in row.asked.conversations]
+    twins = [shapes.as_read(row.entity, conversation) for conversation in row.asked.conversations]
     left = iter(enumerate(twin for several in twins for twin in several))
 
     async def work() -> None:

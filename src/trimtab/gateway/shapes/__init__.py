@@ -226,12 +226,22 @@ def _check_vote(asked: Asked) -> None:
             raise Fault(400, "unsupported_parameter", message, name)
 
 
-def as_twins(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
-    """The conversations that are asked for one: its counterfactual twins, of a version that averages."""
-    if entity.twins is None:
+def as_read(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
+    """The conversations that a version reads for one: it through the masks, or all of its counterfactual twins."""
+    if entity.twins is None and not entity.masked:
         return [conversation]
-    messages = [msgspec.json.decode(encode(message)) for message in conversation]
-    return list(entity.twins(_masked(entity.template.masks, messages) if entity.masked else messages))
+    masked = _masked(entity.template.masks, conversation)
+    return [masked] if entity.twins is None else list(entity.twins(masked))
+
+
+def growth(asked: Asked, entity: Entity) -> int:
+    """By how many bytes at most a version reads more than was sent, in one question for each conversation: a neutral
+    word, or that of another group, may be longer than the one it stands for."""
+    if entity.twins is None and not entity.masked:
+        return 0
+    sent = [len(encode([msgspec.json.decode(encode(one)) for one in told])) for told in asked.conversations]
+    read = [max(len(encode(one)) for one in as_read(entity, told)) for told in asked.conversations]
+    return sum(max(0, after - before) for after, before in zip(read, sent, strict=True))
 
 
 def vote(answers: list[Completion], usage: Usage) -> Completion:
@@ -248,14 +258,14 @@ def vote(answers: list[Completion], usage: Usage) -> Completion:
 
 
 def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> bytes:
-    """The body for the engine: the version's template, with the client's messages behind its own."""
+    """The body for the engine: the version's template, with a conversation as it is read (`as_read`) behind its own."""
     if asked.rows is not None:
         return asked.rows
     if asked.operation == "embeddings":
         return encode(asked.fields)
     template = entity.template
     body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
-    body["messages"] = [*template.messages, *(_masked(template.masks, conversation) if entity.masked else conversation)]
+    body["messages"] = [*template.messages, *conversation]
     if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
         body["max_completion_tokens"] = body.pop("max_tokens")
     if asked.stream:
