@@ -202,3 +202,27 @@ def test_an_average_is_for_labels_without_chance(model: str, kind: str, fields: 
         rows |= {"task": "task: {kind: chat}", **nothing}
     found = [fault.field for fault in project.check(written(tmp_path, rows), TODAY) if fault.severity == "error"]
     assert found == fields
+
+
+ROTATE = "model: {base: %s, prompt: prompt.md, decoding: {temperature: %s}, rotate: [%s]}"
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "fields"),
+    [
+        (ROTATE % ("echo", 0, "intent"), "Sort it. intent: billing, refund", []),
+        (ROTATE % ("echo", 0, "intent"), "Sort it.", ["model.rotate[0]"]),
+        (ROTATE % ("echo", 0, "intent, urgency"), "Sort it. intent: refund or billing", ["model.rotate[1]"]),
+        (ROTATE % ("echo", 0, "mood"), "Sort it. intent: billing, refund", ["model.rotate[0]"]),
+        (ROTATE % ("echo", 0.5, "intent"), "Sort it. intent: billing, refund", ["model.rotate"]),
+        (ROTATE % ("'openai:gpt-5-mini'", 0, "intent"), "Sort it.", []),  # it is sent the schema, which lists them
+    ],
+)
+def test_a_rotation_needs_labels_that_stand_in_an_order(
+    model: str, prompt: str, fields: list[str], tmp_path: Path
+) -> None:
+    found = project.check(written(tmp_path, {"model": model, "prompt.md": prompt}), TODAY)
+    errors = [fault for fault in found if fault.severity == "error"]
+    assert [fault.field for fault in errors] == fields
+    if fields == ["model.rotate[0]"] and "mood" not in model:
+        assert "write them into prompt.md, e.g. `intent: billing, refund`" in errors[0].fix

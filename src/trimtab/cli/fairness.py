@@ -27,6 +27,7 @@ class Way(StrEnum):
     mask = "mask"
     average = "average"
     instruction = "instruction"
+    rotate = "rotate"
 
 
 COLOURS = {"pass": "green", "fail": "red", "insufficient": "yellow"}
@@ -95,7 +96,8 @@ def mitigate(
     """Try what may mend failed twins, on frames not used before, and register the first that is proved as a version.
 
     Three ways, in this order: mask (a neutral word stands for the group's), average (every group is asked about, the
-    answers vote; of a classification) and instruction (a sentence in the prompt). Accepted only when a failure was
+    answers vote; of a classification) and instruction (a sentence in the prompt). A fourth is tried only where it is
+    named: rotate (the labels are listed in three orders, the answers vote). Accepted only when a failure was
     established, fewer frames flip beyond doubt, accuracy stays within fairness.margin, no group loses by it and answers
     still differ. All that is tried on the same frames, at once or later, shares one 5%.
     Where the newest audit established none, nothing is asked. What does not help is said so; with nothing accepted the
@@ -140,7 +142,8 @@ def probe(
     """Ask a version's model our probe set: does it fill what it cannot know with a stereotype? Information only.
 
     Every item is asked with its options in every order and the scores are averaged, so that a liking for one letter is
-    no answer. Your prompt's task, labels, masks and guards are left out. The result goes to MLflow, and gates nothing.
+    no answer. Your prompt's task, labels, masks, votes and guards are left out. The result goes to MLflow and gates
+    nothing.
     """
     if language not in (None, "en", "zh"):
         raise Fixable(f"there are no items in {language!r}", "use en or zh")
@@ -223,6 +226,8 @@ def _lines(place: Place, spec: VersionSpec) -> str:
     if spec.average and spec.average != before.average:
         axis = spec.average.name.split(" ")[-1]
         found.append(f"`average: {{language: {language}, axis: {axis}}}` under model in trimtab.yaml")
+    if spec.rotate != before.rotate:
+        found.append(f"`rotate: [{', '.join(spec.rotate)}]` under model in trimtab.yaml")
     if spec.prompt != before.prompt:
         added = spec.prompt.system.removeprefix(before.prompt.system).strip()
         found.append(f"`{added}` at the end of {place.loaded.project.model.prompt or 'the prompt'}")

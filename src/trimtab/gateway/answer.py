@@ -62,7 +62,7 @@ def question(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: s
     if row.entity.guards is not None:
         row.task = asyncio.get_running_loop().create_task(_guarded(row))
         return
-    alone = len(asked.conversations) == 1 and row.entity.twins is None
+    alone = len(asked.conversations) == 1 and not row.entity.votes
     connection = gateway.pool.at_once(row.entity) if alone else None
     if connection is None:
         row.task = asyncio.get_running_loop().create_task(_answered(row))
@@ -196,7 +196,7 @@ async def _attempt(row: Row, entity: Entity, route: Route, fresh: bool) -> None:
     """One attempt; returns when the client has its answer. Raises EngineGone, Full or Fault."""
     moved, row.entity, row.route, row.began = entity is not row.entity, entity, route, time.perf_counter()
     row.attempts += 1
-    if moved and entity.twins is not None:
+    if moved and entity.votes:
         shapes.check(row.asked, entity)  # the version asked first may take what a vote cannot
     if moved and (entity.guards is not None or row.guarded is not None):
         await guarding.again(row.gateway.meter, row)
@@ -204,7 +204,7 @@ async def _attempt(row: Row, entity: Entity, route: Route, fresh: bool) -> None:
     if looked is not None and looked.outputs and row.asked.stream:
         await asking.ask_guarded(row, GuardedStream(looked), fresh)
         return
-    if len(row.asked.conversations) != 1 or entity.twins is not None or (looked is not None and looked.outputs):
+    if len(row.asked.conversations) != 1 or entity.votes or (looked is not None and looked.outputs):
         await asking.ask_all(row, fresh)
         return
     try:

@@ -97,7 +97,7 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     labels = companions.labels(reading, project)
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
-    rules.look(reading, project, labels, swaps)
+    rules.look(reading, project, labels, prompt, swaps)
     rule_book = guidelines.guidelines(reading, project)
     guards = guarding.guards(reading, project, labels, rule_book)
     return Loaded(

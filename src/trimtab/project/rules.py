@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 
 from apscheduler.triggers.cron import CronTrigger
 
+from trimtab import rotating
 from trimtab.project.companions import KIND, LABELS, SWAPS
 from trimtab.project.reading import Loc, Reading, shown, suggestion
 from trimtab.records.project import MONITORS, PYFUNC, Project
-from trimtab.records.registry import LabelSet
+from trimtab.records.registry import LabelSet, Prompt
 
 SERVED = ("smollm2-135m-instruct", "echo")
 """Bases that this release serves by name; gguf:PATH, pyfunc:… and PROVIDER:MODEL are the other ways."""
@@ -33,7 +34,11 @@ WITHOUT_SECTION = {
 
 
 def look(
-    reading: Reading, project: Project, labels: LabelSet | None, swaps: Mapping[str, Mapping[str, object]] | None
+    reading: Reading,
+    project: Project,
+    labels: LabelSet | None,
+    prompt: Prompt,
+    swaps: Mapping[str, Mapping[str, object]] | None,
 ) -> None:
     """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
     _providers(reading, project)
@@ -41,6 +46,7 @@ def look(
     _scoring(reading, project)
     _endpoint(reading, project)
     _average(reading, project)
+    _rotate(reading, project, labels, prompt)
     _limits(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
@@ -165,17 +171,31 @@ def _scoring(reading: Reading, project: Project) -> None:
 
 def _average(reading: Reading, project: Project) -> None:
     """A vote counts whole answers of labels, which chance must not decide."""
-    section, model = project.model.average, project.model
-    if section is None:
-        return
-    loc: Loc = ("model", "average")
+    if project.model.average is not None:
+        _vote(reading, project, "average", "set kind: classification, or write model.masks, which need no labels")
+
+
+def _vote(reading: Reading, project: Project, name: str, fix: str) -> None:
+    loc: Loc = ("model", name)
     if project.task.kind != "classification":
-        message = f"counts answers of labels, and a {project.task.kind} has none"
-        reading.fault(
-            loc, message, "set kind: classification, or write model.masks, which need no labels", needs=[KIND]
-        )
-    elif model.decoding.temperature != 0:
+        reading.fault(loc, f"counts answers of labels, and a {project.task.kind} has none", fix, needs=[KIND])
+    elif project.model.decoding.temperature != 0:
         reading.fault(loc, "needs answers without chance", "write decoding: {temperature: 0}")
+
+
+def _rotate(reading: Reading, project: Project, labels: LabelSet | None, prompt: Prompt) -> None:
+    """There must be an order to rotate: that of a list in the prompt, or of the schema that a provider is sent."""
+    if project.model.rotate:
+        _vote(reading, project, "rotate", "set kind: classification, or remove it")
+    for index, field in enumerate(project.model.rotate):
+        loc: Loc = ("model", "rotate", index)
+        values = labels.fields.get(field) if labels else ()
+        if labels is not None and not values:
+            _not_a_field(reading, loc, field, labels)
+        elif values and project.provider(project.model.base) is None and not rotating.lists(prompt.system, values):
+            message = f"the prompt does not list the labels of {shown(field)}, so they have no order"
+            fix = f"write them into {project.model.prompt}, e.g. `{field}: {', '.join(values)}`, or remove it"
+            reading.fault(loc, message, fix, needs=[("model", "prompt"), ("model", "base"), PROVIDERS])
 
 
 def _limits(reading: Reading, project: Project) -> None:

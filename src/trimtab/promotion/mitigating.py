@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab import registry
+from trimtab import registry, rotating
 from trimtab.errors import Fixable
 from trimtab.evaluation.compare import exact_share, proportion
 from trimtab.evaluation.scorers import label_of
@@ -42,6 +42,9 @@ from trimtab.responsible.plots import Point
 
 METHODS = ("mask", "average", "instruction")
 """In the order in which they are proposed."""
+NAMED = ("rotate",)
+"""Tried only where they are named: they were made for another ill, and each that is tried makes the proof of the others
+harder."""
 LABELLED = 400
 """Newest labelled rows on which the price of a mitigation is measured."""
 INSTRUCTIONS = {
@@ -71,7 +74,7 @@ class Weighed:
 
     @property
     def chosen(self) -> Tried | None:
-        """The first accepted one, in the order of METHODS."""
+        """The first accepted one, in the order of METHODS, then NAMED."""
         return next((one for one in self.tried if one.acceptance.accepted), None)
 
 
@@ -104,7 +107,7 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
     worst = max(flips, key=lambda f: f.upper or 0.0).attribute
     as_it_is = _measured(place, place.version, frames, rows, worst, _named(say, "as it is, labelled rows"))
     asked, left_out = list[_Asked](), dict[str, str]()
-    for method in (one for one in METHODS if one in methods):
+    for method in (one for one in (*METHODS, *NAMED) if one in methods):
         made = _made(place, method, axes)
         if isinstance(made, str):
             left_out[method] = made
@@ -252,9 +255,11 @@ def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionS
         prompt = spec.prompt.model_copy(update={"system": system})
         return "instruction in the prompt", spec.model_copy(update={"prompt": prompt})
     if spec.labels is None:
-        return "an average counts answers of labels, and this version answers in free text"
+        return "a vote counts answers of labels, and this version answers in free text"
     if spec.decoding.temperature != 0:
-        return "an average needs answers without chance, and this version has a temperature"
+        return "a vote needs answers without chance, and this version has a temperature"
+    if method == "rotate":
+        return _rotated(place, spec)
     if spec.average is not None:
         return f"the version averages over {spec.average.name} already"
     average, others = identities.average_of(words, axes[0]), axes[1:]
@@ -264,6 +269,20 @@ def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionS
     mask = identities.mask_of(words, others)
     change["masks"] = (*spec.masks, mask)
     return f"average {average.name} and mask {mask.name}", spec.model_copy(update=change)
+
+
+def _rotated(place: Place, spec: VersionSpec) -> tuple[str, VersionSpec] | str:
+    """The labels of the field that must not depend on the group, in several orders."""
+    field, labels = field_of(place), spec.labels
+    assert field is not None and labels is not None  # noqa: S101, PT018 (a version with labels has a field)
+    if field in spec.rotate:
+        return f"the labels of {field} are asked in several orders already"
+    if spec.base.format != "hosted" and not rotating.lists(spec.prompt.system, labels.fields[field]):
+        return (
+            f"the prompt does not list the labels of {field}, so they have no order; write them into it, e.g. "
+            f"`{field}: {', '.join(labels.fields[field])}`, and register it"
+        )
+    return f"rotate {field}", spec.model_copy(update={"rotate": (*spec.rotate, field)})
 
 
 def _flips(audit: Audit, axis: str) -> float:

@@ -22,7 +22,7 @@ from trimtab.records.gateway import Upstream
 TRIES = 5
 """How often a provider is asked for one answer; an engine of ours is asked once."""
 SIDE_BY_SIDE = 8
-"""Twins of one text that are asked at once, as many as the gateway asks."""
+"""Twins and orders of one text that are asked at once, as many as the gateway asks."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def ask(
 
     A provider that is busy is asked again, as late as its Retry-After says, up to `tries` times. `timeout`, in seconds,
     is for each try. `tops`: how many of the likeliest tokens to tell at each place (0 to 20; 0: no `tokens`). Twins of
-    a version that averages are asked side by side, as the gateway asks them; `tokens` are those of the answer that won.
-    `together`: so many texts at a
-    time are asked one after the other, as twins are: the second finds the words of the first still in the engine's
-    cache. Without a prompt of the version's own the cache is off.
+    a version that averages, and the orders of one that rotates, are asked side by side, as the gateway asks them;
+    `tokens` are those of the answer that won. `together`: so many texts at a time are asked one after the other, as
+    twins are: the second finds the words of the first still in the engine's cache. Without a prompt of the version's
+    own the cache is off.
     """
     params = dict(template["params"])
     if "lora" in params:  # llama.cpp's own option: a provider would refuse it
@@ -69,12 +69,14 @@ def ask(
         params |= {"logprobs": True, "top_logprobs": tops}
     lock, done = threading.Lock(), 0
     twins = averaging.twins(template["average"]) if "average" in template else lambda said: [said]
+    orders = template.get("rotations") or [{"messages": template["messages"], "params": {}}]
 
     def one(text: str) -> Reply:
         nonlocal done
         started = time.perf_counter()
         said = masking.through(template.get("masks", []), [{"role": "user", "content": text}])
-        bodies = [{**params, "messages": [*template["messages"], *twin]} for twin in twins(said)]
+        asked = [(order, twin) for twin in twins(said) for order in orders]
+        bodies = [{**params, **order["params"], "messages": [*order["messages"], *twin]} for order, twin in asked]
         if len(bodies) == 1:
             answers = [_post(upstream, bodies[0], timeout, tries)]
         else:

@@ -137,6 +137,9 @@ class ModelSection(FileModel):
     average: AverageSection | None = None
     """Counterfactual averaging, part of the version, of a classification at temperature 0: the answer that most groups
     get (ties by text) is everybody's. It costs one question a group; `masks` give the same zero for one."""
+    rotate: tuple[str, ...] = ()
+    """Option rotation, part of the version, of a classification at temperature 0: answer fields whose labels are listed
+    to the model in three orders; the answers vote, so that no label wins by its place. It costs three questions."""
     allow_pickle: bool = False
     """pyfunc:PATH only: the model may hold pickles, which run code when they are opened: for makers you trust."""
     price: PriceSection | None = None

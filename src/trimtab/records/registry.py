@@ -112,13 +112,24 @@ class VersionSpec(Record):
     labels: LabelSet | None = None
     masks: tuple[Mask, ...] = Field(default=(), description="applied in order to every message, and to the prompt")
     average: Average | None = Field(default=None, description="asked about every group of it, after the masks")
+    rotate: tuple[str, ...] = Field(default=(), description="fields whose labels are listed in several orders")
     guards: GuardSet | None = None
 
     @property
     def hash(self) -> str:
-        """Versions without masks, average or guards have the hash that they had before there were any."""
-        absent = {name for name in ("masks", "average", "guards") if not getattr(self, name)}
+        """Versions without masks, average, rotation or guards have the hash that they had before there were any."""
+        absent = {name for name in ("masks", "average", "rotate", "guards") if not getattr(self, name)}
         return content_hash(self.model_dump(mode="json", exclude=absent or None))
+
+    @property
+    def mitigations(self) -> dict[str, str]:
+        """What keeps answers from depending on a group, or on an order, by its name."""
+        told = {
+            "identity masks": "; ".join(mask.name for mask in self.masks),
+            "asked about every group": self.average.name if self.average else "",
+            "labels asked in several orders": ", ".join(self.rotate),
+        }
+        return {name: detail for name, detail in told.items() if detail}
 
 
 class ModelVersion(Record):

@@ -92,6 +92,7 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         labels=loaded.labels,
         masks=tuple(identities.mask_of(identities.pack(m.language), m.axes) for m in project.model.masks),
         average=_average(project),
+        rotate=project.model.rotate,
         guards=guards.fitted(loaded.guards, loaded.labels),
     )
     return register(settings, control, spec, config_hash=project_files.keep(control, loaded), note=note)

@@ -25,6 +25,7 @@ from trimtab.errors import Fixable
 from trimtab.evaluation.compare import mcnemar_p, paired_difference
 from trimtab.records.monitor import Interval
 from trimtab.records.promotion import GateVerdict
+from trimtab.rotating import rotated
 
 Parity = Literal["false_positive_rate_parity", "true_positive_rate_parity", "equalized_odds", "demographic_parity"]
 """What thresholds by group make equal; base rates that differ allow only one of them."""
@@ -43,7 +44,7 @@ def average(scores: Sequence[float]) -> float:
 
 def rotations(options: Sequence[str]) -> list[tuple[str, ...]]:
     """Every cyclic order of the options: each stands once in each place."""
-    return [(*options[shift:], *options[:shift]) for shift in range(len(options))]
+    return [rotated(options, shift) for shift in range(len(options))]
 
 
 def average_rotated(orders: Sequence[Sequence[str]], scores: Sequence[Sequence[float]]) -> dict[str, float]:

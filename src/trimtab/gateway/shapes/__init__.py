@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from trimtab import averaging, masking
-from trimtab.gateway.routes import Entity
+from trimtab.gateway.routes import Entity, Own
 from trimtab.gateway.stream import Content, Relay, Usage, flat
 from trimtab.store.journal import Attempt
 
@@ -206,7 +206,7 @@ def check(asked: Asked, entity: Entity) -> None:
         if asked.rows is not None:
             message = "the served version is a language model now: ask it again"
         raise Fault(400, "not_supported", message)
-    if entity.twins is not None:
+    if entity.votes:
         _check_vote(asked)
     for name in asked.fields or ():
         if name in entity.template.params:
@@ -222,7 +222,7 @@ def _check_vote(asked: Asked) -> None:
         ("tools", bool((asked.fields or {}).get("tools"))),
     ):
         if wanted:
-            message = f"the served version answers by the vote of counterfactual twins, without {name}; leave it out"
+            message = f"the served version answers by the vote of several questions, without {name}; leave it out"
             raise Fault(400, "unsupported_parameter", message, name)
 
 
@@ -232,6 +232,12 @@ def as_read(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
         return [conversation]
     masked = _masked(entity.template.masks, conversation)
     return [masked] if entity.twins is None else list(entity.twins(masked))
+
+
+def questions(asked: Asked, entity: Entity, conversation: list[Any]) -> list[tuple[Own, list[Any]]]:
+    """What a version is asked for one conversation: all that it reads for it, under each order of its labels."""
+    own = entity.own if asked.operation == "chat/completions" else entity.own[:1]
+    return [(order, read) for read in as_read(entity, conversation) for order in own]
 
 
 def growth(asked: Asked, entity: Entity) -> int:
@@ -245,7 +251,7 @@ def growth(asked: Asked, entity: Entity) -> int:
 
 
 def vote(answers: list[Completion], usage: Usage) -> Completion:
-    """The answer that most twins got, with the tokens that all of them took."""
+    """The answer that most questions got, with the tokens that all of them took."""
     chosen = answers[averaging.agreed([one.text() for one in answers])]
     told = msgspec.json.decode(chosen.raw)
     counts = msgspec.to_builtins(usage)
@@ -257,15 +263,15 @@ def vote(answers: list[Completion], usage: Usage) -> Completion:
     return Completion(chosen.choices, usage, encode(told))
 
 
-def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> bytes:
-    """The body for the engine: the version's template, with a conversation as it is read (`as_read`) behind its own."""
+def engine_request(asked: Asked, entity: Entity, own: Own, conversation: list[Any]) -> bytes:
+    """The body for the engine: the version's template, with a conversation as it is read behind it (`questions`)."""
     if asked.rows is not None:
         return asked.rows
     if asked.operation == "embeddings":
         return encode(asked.fields)
     template = entity.template
-    body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
-    body["messages"] = [*template.messages, *conversation]
+    body: dict[str, Any] = {**(asked.fields or {}), **template.params, **own.params, **asked.sampling}
+    body["messages"] = [*own.messages, *conversation]
     if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
         body["max_completion_tokens"] = body.pop("max_tokens")
     if asked.stream:
