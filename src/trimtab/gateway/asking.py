@@ -103,7 +103,7 @@ def _answer(row: Row, connection: EngineConnection) -> Completion:
         raise _refusal(row, connection)
     body = connection.take()
     try:
-        return shapes.completion(body, row.asked.operation)
+        return shapes.decided(row.asked, row.entity, shapes.completion(body, row.asked.operation))
     except Fault:
         row.lost = limits.lose(row.lost, [stream.reported(body)], row.entity)
         raise

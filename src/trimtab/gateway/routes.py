@@ -11,7 +11,7 @@ import os
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -47,6 +47,8 @@ class Template(msgspec.Struct, frozen=True):
     """The twins that a client's conversation is asked as; see `averaging`."""
     rotations: list[Own] = []
     """The orders of labels under which it is asked; see `rotating`."""
+    thresholds: msgspec.Raw = msgspec.Raw(b"null")
+    """What decides for a declared group; see `responsible.operating_points`."""
 
 
 class Demand(NamedTuple):
@@ -115,6 +117,16 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
     def votes(self) -> bool:
         """Whether a conversation may become several questions, whose answers vote."""
         return self.twins is not None or len(self.own) > 1
+
+    @cached_property
+    def thresholds(self) -> dict[str, Any] | None:
+        """What decides for a declared group; None: the model's own answers stand."""
+        return msgspec.json.decode(self.template.thresholds)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether its answers can only be given whole, and without chance."""
+        return self.votes or self.thresholds is not None
 
     @cached_property
     def heads(self) -> dict[str, bytes]:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from apscheduler.triggers.cron import CronTrigger
 
 from trimtab import rotating
-from trimtab.project.companions import KIND, LABELS, SWAPS
+from trimtab.project.companions import KIND, LABELS, SWAPS, THRESHOLDS
 from trimtab.project.reading import Loc, Reading, shown, suggestion
 from trimtab.records.project import MONITORS, PYFUNC, Project
-from trimtab.records.registry import LabelSet, Prompt
+from trimtab.records.registry import LabelSet, Prompt, Thresholds
 
 SERVED = ("smollm2-135m-instruct", "echo")
 """Bases that this release serves by name; gguf:PATH, pyfunc:… and PROVIDER:MODEL are the other ways."""
@@ -38,6 +38,7 @@ def look(
     project: Project,
     labels: LabelSet | None,
     prompt: Prompt,
+    thresholds: Thresholds | None,
     swaps: Mapping[str, Mapping[str, object]] | None,
 ) -> None:
     """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
@@ -47,6 +48,7 @@ def look(
     _endpoint(reading, project)
     _average(reading, project)
     _rotate(reading, project, labels, prompt)
+    _thresholds(reading, project, labels, thresholds)
     _limits(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
@@ -178,7 +180,7 @@ def _average(reading: Reading, project: Project) -> None:
 def _vote(reading: Reading, project: Project, name: str, fix: str) -> None:
     loc: Loc = ("model", name)
     if project.task.kind != "classification":
-        reading.fault(loc, f"counts answers of labels, and a {project.task.kind} has none", fix, needs=[KIND])
+        reading.fault(loc, f"is for answers of labels, and a {project.task.kind} has none", fix, needs=[KIND])
     elif project.model.decoding.temperature != 0:
         reading.fault(loc, "needs answers without chance", "write decoding: {temperature: 0}")
 
@@ -196,6 +198,30 @@ def _rotate(reading: Reading, project: Project, labels: LabelSet | None, prompt:
             message = f"the prompt does not list the labels of {shown(field)}, so they have no order"
             fix = f"write them into {project.model.prompt}, e.g. `{field}: {', '.join(values)}`, or remove it"
             reading.fault(loc, message, fix, needs=[("model", "prompt"), ("model", "base"), PROVIDERS])
+
+
+def _thresholds(reading: Reading, project: Project, labels: LabelSet | None, told: Thresholds | None) -> None:
+    """They decide between the two values of a field, by a score that the engine must tell."""
+    model, base = project.model, project.model.base
+    if told is None:
+        return
+    _vote(reading, project, "thresholds", "set kind: classification, or remove it")
+    values = labels.fields.get(told.field) if labels else None
+    if labels is not None and values is None:
+        _not_a_field(reading, THRESHOLDS, told.field, labels)
+    elif values is not None and set(values) != {told.favourable, told.other}:
+        message = f"decides between {shown(told.favourable)} and {shown(told.other)}, and {told.field} has other values"
+        reading.fault(THRESHOLDS, message, "fit them anew: `trimtab fairness mitigate --method thresholds`")
+    if model.average is not None or model.rotate:
+        other = "average" if model.average is not None else "rotate"
+        message = f"does not go with model.{other}: a vote of several answers has no one score"
+        reading.fault(THRESHOLDS, message, f"remove one of them, thresholds or {other}")
+    if base == "echo":
+        reading.fault(THRESHOLDS, "needs an engine that tells log-probabilities, and echo has none", "name a model")
+    elif project.provider(base) is not None:
+        message = f"needs an engine that tells log-probabilities; whether {shown(base)} does is not known here"
+        fix = "see that `trimtab fairness measure` says nothing of `score: not measured`"
+        reading.fault(THRESHOLDS, message, fix, severity="warning")
 
 
 def _limits(reading: Reading, project: Project) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab import registry, rotating
@@ -115,7 +115,9 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
             asked.append(_ask(place, method, *made, frames, rows, worst, say))
     tried = _judged(place, found.verdict, before, as_it_is, asked, rows, frames)
     weighed = Weighed(before, tried, left_out)
-    _log(place, weighed, [("as it is", before, as_it_is.right), *((a.name, a.audit, a.found.right) for a in asked)])
+    points = [("as it is", before, as_it_is.right), *((a.name, a.audit, a.found.right) for a in asked)]
+    drawn = [point for told in points if (point := _point(*told))]
+    log(place, weighed, drawn)  # without a labelled row nobody knows the accuracy
     return weighed
 
 
@@ -186,8 +188,7 @@ def _judged(
     rows: Sequence[Mapping[str, Any]],
     frames: Sequence[Frame],
 ) -> tuple[Tried, ...]:
-    """What was tried, accepted or not. Everything that was ever tried on these frames shares the 5%."""
-    margin, groups = place.loaded.project.fairness.margin, _groups(place, rows)
+    groups = _groups(place, rows)
     seen = frozenset(frame.text for frame in half_of(frames_of(place), prove=False))
     trials = [
         Trial(
@@ -204,12 +205,21 @@ def _judged(
         )
         for one in asked
     ]
-    now = {one.spec.hash for one in asked}
+    return concluded(place, before, [(one.method, one.spec, one.audit) for one in asked], trials)
+
+
+def concluded(
+    place: Place, before: Audit, asked: Sequence[tuple[str, VersionSpec, Audit]], trials: Sequence[Trial]
+) -> tuple[Tried, ...]:
+    """What was tried (by which method, the version that it makes, what was seen of it), accepted or not, and on record.
+    Everything that was ever tried on what `before` was asked shares the 5%."""
+    margin, now = place.loaded.project.fairness.margin, {spec.hash for _, spec, _ in asked}
     looks = [look for look in looks_at(place, before.evaluation_sha256) if isinstance(look, Look)]
     ever = {look.spec_sha256 for look in looks if look.subject == place.subject} - {place.version.spec.hash}
     accepted = mitigation.accept_all(trials, margin, earlier=len(ever - now))
     tried = tuple(
-        Tried(one.method, one.name, one.spec, one.audit, said) for one, said in zip(asked, accepted, strict=True)
+        Tried(method, trial.name, spec, audit, said)
+        for (method, spec, audit), trial, said in zip(asked, trials, accepted, strict=True)
     )
     at = utc_now()
     record = MitigationRun(
@@ -247,6 +257,8 @@ def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionS
     """The name of a mitigation and the version that it makes; else why it cannot be tried. The worst axis is first."""
     spec, language = place.version.spec, place.loaded.project.fairness.language
     words = identities.pack(language)
+    if spec.thresholds is not None:
+        return "its thresholds were fitted to the version as it is; mend that without them, and fit them anew"
     if method == "mask":
         mask = identities.mask_of(words, axes)
         return f"mask {mask.name}", spec.model_copy(update={"masks": (*spec.masks, mask)})
@@ -321,7 +333,14 @@ def _right(
     return tuple(hits), dict(Counter((answer or {}).get(field, "") for answer in replies))
 
 
-def _log(place: Place, weighed: Weighed, points: Sequence[tuple[str, Audit, tuple[bool, ...]]]) -> None:
+def _point(name: str, audit: Audit, hits: Sequence[bool]) -> Point | None:
+    flips = max((f for f in audit.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
+    n = flips.n or 0
+    accuracy, share = proportion(sum(hits), len(hits)), exact_share(round((flips.value or 0.0) * n), n)
+    return Point(name, accuracy, share) if accuracy is not None and share is not None else None
+
+
+def log(place: Place, weighed: Weighed, points: Sequence[Point], disparity: str = plots.FLIPS) -> None:
     """One run for the audit before, one nested in it for each mitigation, accepted or not, and their frontier."""
     settings, model = place.settings, place.version.spec.model
     parent = runs.log_audit(settings, model, weighed.before, name="mitigation: before")
@@ -332,12 +351,7 @@ def _log(place: Place, weighed: Weighed, points: Sequence[tuple[str, Audit, tupl
         runs.log_note(settings, run, told, one.acceptance.reasons)
         runs.log_change(settings, run, weighed.before, one.after)
     accepted = {one.name for one in weighed.tried if one.acceptance.accepted}
-    drawn: list[Point] = []
-    for name, audit, hits in points:
-        flips = max((f for f in audit.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
-        n = flips.n or 0
-        accuracy, share = proportion(sum(hits), len(hits)), exact_share(round((flips.value or 0.0) * n), n)
-        if accuracy is not None and share is not None:
-            drawn.append(Point(name, accuracy, share, name in accepted))
-    if drawn:  # without a labelled row nobody knows the accuracy
-        runs.log_pictures(settings, parent, {"frontier": plots.frontier(drawn, f"mitigations of {place.subject}")})
+    if points:
+        drawn = [replace(point, accepted=point.name in accepted) for point in points]
+        pictures = {"frontier": plots.frontier(drawn, f"mitigations of {place.subject}", disparity)}
+        runs.log_pictures(settings, parent, pictures)

@@ -36,7 +36,7 @@ def bare(spec: VersionSpec) -> VersionSpec:
     """The version's model without labels, masks, votes, guards and, where it classifies, without its prompt."""
     prompt = Prompt(system="") if spec.labels else Prompt(system=spec.prompt.system)
     decoding = Decoding(max_tokens=4, constrained=False)
-    none = {"labels": None, "masks": (), "average": None, "rotate": (), "guards": None}
+    none = {"labels": None, "masks": (), "average": None, "rotate": (), "thresholds": None, "guards": None}
     return spec.model_copy(update={"prompt": prompt, "decoding": decoding, **none})
 
 

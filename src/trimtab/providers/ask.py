@@ -8,7 +8,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any
 from trimtab import averaging, masking
 from trimtab.errors import EngineError
 from trimtab.providers import retry_after
+from trimtab.providers.log_probabilities import Tokens, tokens_of
 from trimtab.records.gateway import Upstream
 
 TRIES = 5
@@ -32,7 +33,7 @@ class Reply:
 
     text: str
     seconds: float
-    tokens: tuple[tuple[bytes, Mapping[bytes, float]], ...] = ()
+    tokens: Tokens = ()
 
     @property
     def tops(self) -> dict[str, float]:
@@ -87,23 +88,11 @@ def ask(
             done += 1
             on_progress(done)
         choice, seconds = answer["choices"][0], time.perf_counter() - started
-        places = (choice.get("logprobs") or {}).get("content") or () if tops else ()
-        return Reply(choice["message"]["content"] or "", seconds, tuple(map(_likely, places)))
+        return Reply(choice["message"]["content"] or "", seconds, tokens_of(choice) if tops else ())
 
     groups = [texts[start : start + together] for start in range(0, len(texts), together)]
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         return [reply for replies in pool.map(lambda group: [one(text) for text in group], groups) for reply in replies]
-
-
-def _likely(place: dict[str, Any]) -> tuple[bytes, Mapping[bytes, float]]:
-    """A token that was answered, and the likeliest ones at its place. Special tokens are empty, and several."""
-    found: dict[bytes, float] = {}
-    for token in (place, *(place.get("top_logprobs") or ())):
-        told = token.get("bytes")
-        text = token["token"].encode() if told is None else bytes(told)
-        found[text] = max(float(token["logprob"]), found.get(text, float(token["logprob"])))
-    own = place.get("bytes")
-    return place["token"].encode() if own is None else bytes(own), found
 
 
 def read_prompt(upstream: Upstream, template: dict[str, Any], slots: int, timeout: float = 120.0) -> None:

@@ -29,7 +29,7 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
     """The chat request of a version without the user's messages: `messages` to put in front, `params` to merge in, and
     `masks` for the user's messages to pass through (the version's own are masked already),
     `average` for the twins that they are asked as, and `rotations` for the orders of labels under which they are asked:
-    `messages`, and the `params` that differ.
+    `messages`, and the `params` that differ; `thresholds` for what decides by a declared group, at the gateway.
 
     The one place where prompt, examples, decoding and label set become a request; serving, evaluation and the
     MLflow model all use it.
@@ -47,6 +47,8 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
         template["masks"] = [mask.model_dump(mode="json") for mask in spec.masks]
     if spec.average is not None:
         template["average"] = spec.average.model_dump(mode="json")
+    if spec.thresholds is not None:
+        template["thresholds"] = spec.thresholds.model_dump(mode="json")
     if spec.rotate and spec.labels is not None:
         orders = rotating.orders(spec.prompt.system, spec.labels.fields, spec.rotate)
         template["rotations"] = [

@@ -68,7 +68,7 @@ def plain(gateway: Gateway, snapshot: Snapshot, head: Head, peer: str) -> Lent |
         return None
     if key is not None and len(key.budgets) > layout.BUDGETS:
         return None
-    if entity.tls or entity.protocol != "openai" or entity.guards is not None or entity.masked or entity.votes:
+    if entity.tls or entity.protocol != "openai" or entity.guards is not None or entity.masked or entity.whole:
         return None
     params = entity.template.params
     if params.keys() & _OURS or not all(_PARAMETER.fullmatch(name) for name in params):

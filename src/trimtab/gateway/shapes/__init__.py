@@ -16,6 +16,8 @@ import msgspec
 from trimtab import averaging, masking
 from trimtab.gateway.routes import Entity, Own
 from trimtab.gateway.stream import Content, Relay, Usage, flat
+from trimtab.providers.log_probabilities import tokens_of
+from trimtab.responsible import log_odds, operating_points
 from trimtab.store.journal import Attempt
 
 T = TypeVar("T")
@@ -171,6 +173,8 @@ class Asked(msgspec.Struct, eq=False):
     """How a stream of events is told; it is one when `stream` is set."""
     fields: dict[str, Any] | None = None
     operation: Operation = "chat/completions"
+    group: str | None = None
+    """The group that the calling application declares, for thresholds that decide by it; it is kept nowhere."""
     rows: bytes | None = None
     """Rows for an MLflow model, as they came; None: a question for a language model."""
 
@@ -206,24 +210,30 @@ def check(asked: Asked, entity: Entity) -> None:
         if asked.rows is not None:
             message = "the served version is a language model now: ask it again"
         raise Fault(400, "not_supported", message)
-    if entity.votes:
-        _check_vote(asked)
+    if entity.whole:
+        _check_whole(asked, entity)
     for name in asked.fields or ():
         if name in entity.template.params:
             raise Fault(400, "unsupported_parameter", f"{name} is part of the served version; leave it out", name)
 
 
-def _check_vote(asked: Asked) -> None:
-    """Raises Fault 400 for what has no majority: a stream, several choices, tools, chance."""
+def _check_whole(asked: Asked, entity: Entity) -> None:
+    """Raises Fault 400 for what has no majority, or no one score: a stream, several choices, tools, chance; and for
+    log-probabilities of an answer that thresholds may have changed."""
+    decides = entity.thresholds is not None
     for name, wanted in (
         ("stream", asked.stream),
         ("n", asked.sampling.get("n", 1) != 1),
         ("temperature", asked.sampling.get("temperature", 0) != 0),
         ("tools", bool((asked.fields or {}).get("tools"))),
+        ("logprobs", decides and {"logprobs", "top_logprobs"} & asked.sampling.keys()),
     ):
         if wanted:
-            message = f"the served version answers by the vote of several questions, without {name}; leave it out"
+            how = "by thresholds on its score" if decides else "by the vote of several questions"
+            message = f"the served version answers {how}, without {name}; leave it out"
             raise Fault(400, "unsupported_parameter", message, name)
+    if decides and asked.group is not None and len(asked.conversations) > 1:
+        raise Fault(400, "not_supported", "a declared group is that of one question: send the rows one by one")
 
 
 def as_read(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
@@ -274,10 +284,35 @@ def engine_request(asked: Asked, entity: Entity, own: Own, conversation: list[An
     body["messages"] = [*own.messages, *conversation]
     if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
         body["max_completion_tokens"] = body.pop("max_tokens")
+    if _by_group(asked, entity):
+        body |= {"logprobs": True, "top_logprobs": log_odds.TOPS}
     if asked.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return encode(body)
+
+
+def _by_group(asked: Asked, entity: Entity) -> bool:
+    """Whether thresholds decide the answer: those of a group that was declared, and that they know."""
+    told = entity.thresholds
+    return told is not None and asked.group in told["groups"] and asked.operation == "chat/completions"
+
+
+def decided(asked: Asked, entity: Entity, answer: Completion) -> Completion:
+    """An answer as the thresholds of the declared group decide it, without the log-probabilities that only we asked
+    for."""
+    if not _by_group(asked, entity):
+        return answer
+    told = msgspec.json.decode(answer.raw)
+    choice, thresholds = told["choices"][0], entity.thresholds
+    assert thresholds is not None  # noqa: S101 (there are some, of this group)
+    question = encode(asked.conversations[0]).decode() if asked.input is None else asked.input
+    said, tokens = answer.text(), tokens_of(choice)
+    kept = operating_points.applied(thresholds, asked.group, question, said, tokens)
+    if kept != said:
+        choice["message"]["content"] = kept
+    choice.pop("logprobs", None)
+    return completion(encode(told))
 
 
 def _masked(masks: msgspec.Raw, conversation: list[Any]) -> list[Any]:
