@@ -68,7 +68,7 @@ def test_thresholds_by_group_close_the_gap_on_other_rows_and_a_replay_decides_al
         rates = {
             g: np.mean([d for d, t, o in zip(decisions, truth, groups, strict=True) if o == g and not t]) for g in "ab"
         }
-        return abs(rates["a"] - rates["b"])
+        return float(abs(rates["a"] - rates["b"]))
 
     assert gap([score > 0 for score in scores]) > 0.2
     assert gap(decided) < 0.06
@@ -124,6 +124,21 @@ def test_a_gap_between_declared_groups_must_fall_beyond_doubt_and_no_other_may_o
         refused = mitigation.accept(replace(good, **change), 0.02)
         assert not refused.accepted
         assert any(why in reason for reason in refused.reasons)
+
+
+@pytest.mark.parametrize("rates", [(0.45, 0.3), (0.1, 0.3), (0.3, 0.3)])
+def test_a_gap_that_falls_by_chance_alone_is_said_to_fall_in_one_of_twenty_at_most(rates: tuple[float, float]) -> None:
+    """One row in five is drawn anew, at the same rate: nothing has changed but chance."""
+    rng, n, trials = np.random.default_rng(5), 100, 120
+    inside, texts = (True,) * n + (False,) * n, tuple(map(str, range(2 * n)))
+    chances, fell = np.repeat(rates, n), 0
+    for _ in range(trials):
+        before, again = rng.random((2, 2 * n)) < chances
+        after = np.where(rng.random(2 * n) < 0.2, again, before)
+        gap = Disparity("fpr/dialect/b", inside, tuple(before.tolist()), tuple(after.tolist()), texts)
+        fall = gap.fall(0.95)
+        fell += fall is not None and fall.low > 0 and gap.p() <= 0.05
+    assert fell <= 0.05 * trials
 
 
 def test_a_good_trial_is_accepted() -> None:
