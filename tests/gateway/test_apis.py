@@ -28,7 +28,8 @@ def engine_body(asked: shapes.Asked, **params: Any) -> dict[str, Any]:
     """What the engine would be asked."""
     held = {name: shapes.encode(value) for name, value in params.items()}
     template = Template(params={name: msgspec.Raw(value) for name, value in held.items()})
-    return json.loads(shapes.engine_request(asked, Entity("m", 1, "h:1", template), asked.conversations[0]))
+    entity = Entity("m", 1, "h:1", template)
+    return json.loads(shapes.engine_request(asked, entity, entity.own[0], asked.conversations[0]))
 
 
 # chat

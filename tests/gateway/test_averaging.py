@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
+import msgspec
 import pytest
 from gateway_place import Place, serving
 from hypothesis import given, settings
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 
 import plain_http
 from trimtab import averaging
+from trimtab.gateway import limits, shapes
+from trimtab.gateway.keys import Budget, Key
+from trimtab.gateway.ledger import Ledger, Reserved
+from trimtab.gateway.routes import Entity, Snapshot
+from trimtab.gateway.shapes import predict
 from trimtab.providers import ask, llama_cpp
+from trimtab.providers.prices import Price
 from trimtab.records.gateway import Upstream
 from trimtab.records.registry import Decoding, Prompt, VersionSpec, Weights
 from trimtab.responsible import identities
@@ -53,6 +61,53 @@ def test_whatever_the_model_no_twin_is_answered_unlike_another(
         answers = [f"label {hash((seed, one)) % 3}" for one in asked]  # a model that looks at nothing but the words
         said.add(answers[averaging.agreed(answers)])
     assert len(said) == 1
+
+
+@dataclass
+class Question:
+    """What a reservation reads of a request."""
+
+    body: bytes
+    key: Key | None
+
+
+class Books(Ledger):
+    """A ledger that remembers what it was last asked to reserve."""
+
+    def __init__(self) -> None:
+        self.nano_usd = 0
+
+    def reserve(self, key: Key, now: int, tokens: int, nano_usd: int) -> Reserved:
+        self.nano_usd = nano_usd
+        return Reserved(0, tokens, nano_usd, [], now, now, 0)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(AXES), st.data(), st.booleans(), st.booleans())
+def test_no_question_holds_more_bytes_than_were_reserved_for_it(
+    which: tuple[Pack, str], data: st.DataObject, masked: bool, escaped: bool
+) -> None:
+    """One token a byte, at one nano-USD a token: what is reserved is the most that all the prompts may cost."""
+    words, axis = which
+    average = identities.average_of(words, axis)
+    named = [*average.mask.terms, *(word for forms in words.axes[axis].forms.values() for word in forms if word)]
+    short = st.sampled_from(sorted(named, key=len)[:3])
+    piece = short | st.sampled_from(named) | st.sampled_from(["a", "An", "person", "个人"]) | st.text()
+    between = data.draw(st.sampled_from([" ", ", I am ", "", "，"]))
+    text = between.join(["", *data.draw(st.lists(piece, min_size=1, max_size=12)) * data.draw(st.integers(1, 5))])
+    other = next(name for name in words.axes if name != axis)
+    masks = (identities.mask_of(words, [other]),) if masked else ()
+    spec = SPEC.model_copy(update={"average": average, "masks": masks})
+    routed = {"model": "m", "version": 1, "address": "h:1", "template": llama_cpp.request_template(spec)}
+    price = Price(input=1, cached_input=0, cache_write=0, output=0)
+    entity = msgspec.structs.replace(msgspec.json.decode(msgspec.json.encode(routed), type=Entity), price=price)
+    body = json.dumps({"input": text}, ensure_ascii=escaped).encode(errors="replace")
+    asked = predict.asked(body)
+    books, key = Books(), Key("k", 0, frozenset(), [], [], budgets=[Budget(10**12, "month")])
+    limits.admit(books, Question(body, key), asked, Snapshot("m", "1", entity))
+    twins = shapes.as_read(entity, asked.conversations[0])
+    sent = sum(len(message["content"].encode()) for twin in twins for message in twin)
+    assert books.nano_usd - entity.demand.questions * entity.demand.prompt_bytes >= sent
 
 
 def test_twins_are_about_every_group_with_its_grammar_and_other_texts_are_asked_once() -> None:

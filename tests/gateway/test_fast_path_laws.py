@@ -201,7 +201,7 @@ def test_a_request_it_calls_plain_means_the_same_to_python(probe: ctypes.CDLL, b
         ):
             return
         asked = chat.asked(body)  # it raises for what is wrong
-        passed = json.loads(shapes.engine_request(asked, entity, asked.conversations[0]))
+        passed = json.loads(shapes.engine_request(asked, entity, entity.own[0], asked.conversations[0]))
         assert json.loads(engine.bytes()) == passed
         assert (said.bytes().decode() if found[3] else None) == asked.input
         assert found[0] == asked.sampling.get("max_tokens", -1)

@@ -47,7 +47,14 @@ def test_two_models_try_their_canaries_on_different_callers() -> None:
 
 
 def test_the_file_is_the_record_that_the_supervisor_writes(tmp_path: Path) -> None:
-    template = {"messages": [], "params": {"seed": 1}, "masks": [], "average": None}
+    template = {
+        "messages": [],
+        "params": {"seed": 1},
+        "masks": [],
+        "average": None,
+        "rotations": [],
+        "thresholds": None,
+    }
     served = ServedEntity(model="m", version=3, address="h:1", template=template)
     record = Routes(model="m", revision="r", champion=served, canary=served, canary_percent=5)
     file = tmp_path / "routes.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path
 
@@ -201,3 +202,55 @@ def test_an_average_is_for_labels_without_chance(model: str, kind: str, fields: 
         rows |= {"task": "task: {kind: chat}", **nothing}
     found = [fault.field for fault in project.check(written(tmp_path, rows), TODAY) if fault.severity == "error"]
     assert found == fields
+
+
+ROTATE = "model: {base: %s, prompt: prompt.md, decoding: {temperature: %s}, rotate: [%s]}"
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "fields"),
+    [
+        (ROTATE % ("echo", 0, "intent"), "Sort it. intent: billing, refund", []),
+        (ROTATE % ("echo", 0, "intent"), "Sort it.", ["model.rotate[0]"]),
+        (ROTATE % ("echo", 0, "intent, urgency"), "Sort it. intent: refund or billing", ["model.rotate[1]"]),
+        (ROTATE % ("echo", 0, "mood"), "Sort it. intent: billing, refund", ["model.rotate[0]"]),
+        (ROTATE % ("echo", 0.5, "intent"), "Sort it. intent: billing, refund", ["model.rotate"]),
+        (ROTATE % ("'openai:gpt-5-mini'", 0, "intent"), "Sort it.", []),  # it is sent the schema, which lists them
+    ],
+)
+def test_a_rotation_needs_labels_that_stand_in_an_order(
+    model: str, prompt: str, fields: list[str], tmp_path: Path
+) -> None:
+    found = project.check(written(tmp_path, {"model": model, "prompt.md": prompt}), TODAY)
+    errors = [fault for fault in found if fault.severity == "error"]
+    assert [fault.field for fault in errors] == fields
+    if fields == ["model.rotate[0]"] and "mood" not in model:
+        assert "write them into prompt.md, e.g. `intent: billing, refund`" in errors[0].fix
+
+
+THRESHOLDS = json.dumps({
+    "attribute": "dialect", "constraint": "equalized_odds", "field": "urgency", "favourable": "high", "other": "low",
+    "groups": {"a": {"steps": [[0.5, 1.0]]}, "b": {"start": 0.1, "steps": [[-0.5, 0.9]]}}, "scores_of": "", "key": "k",
+})  # fmt: skip
+DECIDED = "model: {base: %s, prompt: prompt.md, thresholds: thresholds.json, %s}"
+SMALL = "smollm2-135m-instruct"
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "said"),
+    [
+        (DECIDED % ("'openai:gpt-5-mini'", ""), THRESHOLDS, "warning: needs an engine that tells log-probabilities"),
+        (DECIDED % ("echo", ""), THRESHOLDS, "error: needs an engine that tells log-probabilities, and echo has none"),
+        (DECIDED % (SMALL, ""), THRESHOLDS, ""),
+        (DECIDED % (SMALL, "average: {axis: age}"), THRESHOLDS, "error: does not go with model.average"),
+        (DECIDED % (SMALL, "decoding: {temperature: 1}"), THRESHOLDS, "error: needs answers without"),
+        (DECIDED % (SMALL, ""), THRESHOLDS.replace("urgency", "mood"), "error: mood is not a field"),
+        (DECIDED % (SMALL, ""), THRESHOLDS.replace("high", "now"), "error: decides between"),
+        (DECIDED % (SMALL, ""), "{}", "error: thresholds.json holds no thresholds: attribute"),
+    ],
+)
+def test_thresholds_need_a_score_of_a_field_with_two_values(model: str, file: str, said: str, tmp_path: Path) -> None:
+    found = project.check(written(tmp_path, {"model": model, "thresholds.json": file}), TODAY)
+    told = [f"{fault.severity}: {fault}" for fault in found if fault.field == "model.thresholds"]
+    assert len(told) == len(found) == bool(said)
+    assert not said or said in told[0], told

@@ -326,6 +326,20 @@ def test_a_mitigation_that_is_tried_alone_later_shares_its_chance_with_those_bef
     assert len(audits.looks_at(place, record.evaluation_sha256)) == before + 2
 
 
+def test_a_rotation_is_tried_where_it_is_named_and_said_to_help_or_not(place: audits.Place) -> None:
+    """The server looks at no order: its bias stays, and it is said so."""
+    where = ["--project", str(place.settings.root), "--version", "1"]
+    told = CliRunner().invoke(app, ["fairness", "mitigate", "--method", "rotate", *where])
+    assert told.exit_code == 1, told.output
+    assert "rotate urgency: not accepted" in told.output
+    record = place.control.facts("mitigation", MitigationRun)[-1]
+    assert [(one.name, one.accepted) for one in record.attempts] == [("rotate urgency", False)]
+    local = place.version.spec.model_copy(update={"base": Weights(name="echo", sha256="", format="echo")})
+    here = replace(place, version=place.version.model_copy(update={"spec": local}))
+    weighed = mitigating.weigh(here, quiet, ["rotate"])
+    assert "write them into it, e.g. `urgency: low, high`" in weighed.left_out["rotate"]
+
+
 def test_what_was_never_failed_is_not_mitigated(place: audits.Place) -> None:
     second = registry.get(place.control, "desk", 2)
     fine = audits.Place(place.settings, place.loaded, place.control, second)

@@ -15,10 +15,11 @@ import place
 import plain_http
 import running
 from trimtab import registry
+from trimtab.errors import Fixable
 from trimtab.promotion import apply
 from trimtab.providers import weights
 from trimtab.records.record import utc_now
-from trimtab.records.registry import AliasMove, Prompt
+from trimtab.records.registry import AliasMove, OperatingPoint, Prompt, Thresholds
 from trimtab.store import blobs
 from trimtab.store.control import Control
 
@@ -39,6 +40,19 @@ def test_the_same_content_is_the_same_version_and_other_content_is_another(desk)
     second = registry.register(where, control, changed, config_hash="x", note="", parent=1)
     assert second.version == 2
     assert control.alias("desk", "champion") == 1
+
+
+def test_thresholds_are_of_the_scores_that_they_were_fitted_to(desk):
+    where, _, first = desk
+    point = OperatingPoint(steps=((0.5, 1.0),))
+    told = {"attribute": "dialect", "constraint": "equalized_odds", "field": "urgency", "favourable": "high"}
+    made = Thresholds(**told, other="low", groups={"a": point, "b": point}, scores_of=first.spec.scoring_hash, key="k")
+    spec = first.spec.model_copy(update={"thresholds": made})
+    assert spec.scoring_hash == first.spec.scoring_hash != first.spec.model_copy(update={"adapter_sha256": "a"}).hash
+    assert registry.register(where, Control(where), spec, config_hash="x", note="").spec.thresholds == made
+    other = spec.model_copy(update={"prompt": Prompt(system="Sort it otherwise.")})
+    with pytest.raises(Fixable, match="fitted to the scores of another version"):
+        registry.register(where, Control(where), other, config_hash="x", note="")
 
 
 def test_a_crash_between_mlflow_and_our_record_finds_the_version_again(desk):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import Fixable
-from trimtab.responsible import mitigation
-from trimtab.responsible.mitigation import Trial
+from trimtab.responsible import mitigation, operating_points
+from trimtab.responsible.mitigation import Disparity, Trial
 
 Floats = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60)
 
@@ -53,17 +53,22 @@ def scored(n: int, seed: int) -> tuple[list[float], list[bool], list[str]]:
 
 
 def test_thresholds_by_group_close_the_gap_on_other_rows_and_a_replay_decides_alike() -> None:
-    fitted = mitigation.thresholds(*scored(1500, 1))
+    points = {group: point.model_dump() for group, point in mitigation.thresholds(*scored(1500, 1)).items()}
+    told = {"groups": points, "key": "key", "favourable": "yes", "other": "no"}
     scores, truth, groups = scored(3000, 2)
-    ids = [str(i) for i in range(len(scores))]
-    decided = fitted.decide(scores, groups, ids, b"key")
-    assert decided == fitted.decide(scores, groups, ids, b"key")
+
+    def decide() -> list[bool]:
+        rows = enumerate(zip(scores, groups, strict=True))
+        return [operating_points.decided(told, group, score, str(i)) == "yes" for i, (score, group) in rows]
+
+    decided = decide()
+    assert decided == decide()
 
     def gap(decisions: list[bool]) -> float:
         rates = {
             g: np.mean([d for d, t, o in zip(decisions, truth, groups, strict=True) if o == g and not t]) for g in "ab"
         }
-        return abs(rates["a"] - rates["b"])
+        return float(abs(rates["a"] - rates["b"]))
 
     assert gap([score > 0 for score in scores]) > 0.2
     assert gap(decided) < 0.06
@@ -71,8 +76,14 @@ def test_thresholds_by_group_close_the_gap_on_other_rows_and_a_replay_decides_al
 
 def test_thresholds_on_small_groups_are_refused_with_their_numbers() -> None:
     scores, truth, groups = scored(200, 3)
-    with pytest.raises(Fixable, match=r"group b has \d+ positives and \d+ negatives"):
-        mitigation.thresholds(scores, truth, groups)
+    with pytest.raises(Fixable, match=r"group b has \d+ positives and \d+ negatives") as refused:
+        mitigation.thresholds(scores, truth, groups, of=2)
+    rarer = min(sum(t == side and g == "b" for t, g in zip(truth, groups, strict=True)) for side in (True, False))
+    more = int(refused.value.fix.split()[2])
+    assert refused.value.fix.startswith("collect about")
+    assert more / 2 * rarer / groups.count("b") == pytest.approx(50 - rarer, abs=1)
+    with pytest.raises(Fixable, match="thresholds are of several groups"):
+        mitigation.thresholds(scores, truth, ["a"] * len(groups))
 
 
 def flips(k: int, n: int = 100) -> tuple[bool, ...]:
@@ -91,6 +102,43 @@ GOOD = Trial(
     flips_before=flips(40),
     flips_after=flips(0),
 )
+
+
+def disparity(before: int, after: int, n: int = 200) -> Disparity:
+    """So many of a group of n are hit before and after, and none of the rest."""
+    hit = [(True,) * k + (False,) * (2 * n - k) for k in (before, after)]
+    return Disparity("fnr/dialect/b", (True,) * n + (False,) * n, hit[0], hit[1], tuple(map(str, range(2 * n))))
+
+
+def test_a_gap_between_declared_groups_must_fall_beyond_doubt_and_no_other_may_open() -> None:
+    good = replace(GOOD, flips_before=(), flips_after=(), disparity=disparity(60, 10))
+    found = mitigation.accept(good, 0.02)
+    assert found.accepted, found.reasons
+    assert "the gap fnr/dialect/b changes by -0.250" in found.reasons[0]
+    assert "1 tried on these rows" in found.reasons[-1]
+    for change, why in (
+        ({"disparity": disparity(60, 55)}, "no fall must be excluded"),
+        ({"disparity": disparity(10, 60)}, "no fall must be excluded"),
+        ({"new_gaps": ("fpr/dialect/a",)}, "makes gaps that were not there: fpr/dialect/a"),
+    ):
+        refused = mitigation.accept(replace(good, **change), 0.02)
+        assert not refused.accepted
+        assert any(why in reason for reason in refused.reasons)
+
+
+@pytest.mark.parametrize("rates", [(0.45, 0.3), (0.1, 0.3), (0.3, 0.3)])
+def test_a_gap_that_falls_by_chance_alone_is_said_to_fall_in_one_of_twenty_at_most(rates: tuple[float, float]) -> None:
+    """One row in five is drawn anew, at the same rate: nothing has changed but chance."""
+    rng, n, trials = np.random.default_rng(5), 100, 120
+    inside, texts = (True,) * n + (False,) * n, tuple(map(str, range(2 * n)))
+    chances, fell = np.repeat(rates, n), 0
+    for _ in range(trials):
+        before, again = rng.random((2, 2 * n)) < chances
+        after = np.where(rng.random(2 * n) < 0.2, again, before)
+        gap = Disparity("fpr/dialect/b", inside, tuple(before.tolist()), tuple(after.tolist()), texts)
+        fall = gap.fall(0.95)
+        fell += fall is not None and fall.low > 0 and gap.p() <= 0.05
+    assert fell <= 0.05 * trials
 
 
 def test_a_good_trial_is_accepted() -> None:

@@ -150,6 +150,7 @@ def explain(
             ("prompt", found.prompt),
             ("live since", since),
             ("decision", f"{decided.outcome} {decided.key}: {' '.join(decided.reasons)}" if decided else "none"),
+            ("mitigations", "; ".join(found.mitigations) or "none"),
             ("guards", ", ".join(found.guards) or "none"),
             ("they found", "; ".join(found.guard_events) or "nothing"),
             ("guidelines", found.guidelines_sha256[:12] or "none"),

@@ -15,6 +15,7 @@ from trimtab.errors import Fixable
 
 if TYPE_CHECKING:
     from trimtab.promotion.audits import Place
+    from trimtab.promotion.mitigating import Weighed
     from trimtab.records.registry import VersionSpec
     from trimtab.records.responsible import Audit
 
@@ -27,6 +28,8 @@ class Way(StrEnum):
     mask = "mask"
     average = "average"
     instruction = "instruction"
+    rotate = "rotate"
+    thresholds = "thresholds"
 
 
 COLOURS = {"pass": "green", "fail": "red", "insufficient": "yellow"}
@@ -87,6 +90,9 @@ def mitigate(
         list[Way] | None,
         typer.Option(help="Try only this one; may be given more than once.", show_default="all that apply"),
     ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="With --method thresholds: CSV with a column id and one column an attribute.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try and judge, but register nothing.")] = False,
     roll_out: Annotated[
         bool, typer.Option("--roll-out", help="Then let the gates judge the new version, and roll it out.")
@@ -95,37 +101,44 @@ def mitigate(
     """Try what may mend failed twins, on frames not used before, and register the first that is proved as a version.
 
     Three ways, in this order: mask (a neutral word stands for the group's), average (every group is asked about, the
-    answers vote; of a classification) and instruction (a sentence in the prompt). Accepted only when a failure was
-    established, fewer frames flip beyond doubt, accuracy stays within fairness.margin, no group loses by it and answers
-    still differ. All that is tried on the same frames, at once or later, shares one 5%.
-    Where the newest audit established none, nothing is asked. What does not help is said so; with nothing accepted the
-    exit code is 1. The new version goes to callers as any candidate does: by its gates, the guidelines and a canary.
+    answers vote; of a classification) and instruction (a sentence in the prompt). A fourth is tried only where it is
+    named: rotate (the labels are listed in three orders, the answers vote). So is a fifth, alone: thresholds (of the
+    score, by a group that the calling application declares with each request; Fairlearn's ThresholdOptimizer, fitted
+    and proved on labelled rows joined to --groups). To decide by a protected attribute may itself be unlawful: a person
+    must say that it is not. Accepted only when a failure was established, fewer frames flip beyond doubt (of
+    thresholds: the gap falls), accuracy stays within fairness.margin, no group loses by it and answers still differ.
+    All that is tried on the same frames or rows, at once or later, shares one 5%. Where the newest audit established no
+    failure, nothing is asked. What does not help is said so; with nothing accepted the exit code is 1. The new version
+    goes to callers as any candidate does: by its gates, the guidelines and a canary.
     """
+    by_group = method is not None and Way.thresholds in method
+    if by_group != (groups is not None) or (by_group and method != [Way.thresholds]):
+        raise Fixable(
+            "thresholds are tried alone, on the groups of a side file", "write --method thresholds --groups FILE"
+        )
     place = place_of(project, version)
-    from trimtab.promotion import mitigating
+    from trimtab.promotion import mitigating, thresholding
 
     with show.working("trying") as status:
         ways = tuple(way.value for way in method) if method else mitigating.METHODS
-        weighed = mitigating.weigh(place, lambda _f, _e, text: status.update(text), ways)
-    told(weighed.before)
-    for one in weighed.tried:
-        told(one.after)
-        accepted = one.acceptance.accepted
-        show.say(f"{one.name}: {'accepted' if accepted else 'not accepted'}", "green" if accepted else "red")
-        for reason in one.acceptance.reasons:
-            show.say(f"  {reason}")
-    for name, why in weighed.left_out.items():
-        show.say(f"{name}: not tried: {why}", "yellow")
+
+        def say(_fraction: float, _eta: float | None, text: str) -> None:
+            status.update(text)
+
+        weighed = mitigating.weigh(place, say, ways) if groups is None else thresholding.weigh(place, groups, say)
+    _weighed(weighed)
     chosen = weighed.chosen
     if chosen is None:
         show.then("`trimtab fairness report`; retraining with counterfactual twins is the other way (gates.fairness)")
         raise typer.Exit(1)
     if dry_run:
-        show.then(f"`trimtab fairness mitigate --method {chosen.method}` to register it; the frontier is in MLflow")
+        more = "" if groups is None else f" --groups {groups}"
+        again = f"`trimtab fairness mitigate --method {chosen.method}{more}`"
+        show.then(f"{again} to register it; the frontier is in MLflow")
         return
     made = mitigating.register(place, chosen)
     show.say(f"registered {chosen.name} as version {made.version}, child of version {place.version.version}")
-    show.say(f"write {_lines(place, chosen.spec)}, so that a project set up anew has it, too")
+    _lines(place, chosen.spec)
     if roll_out:
         loop.cycled(place.settings, place.loaded, f"{chosen.name} was accepted", made.version)
     else:
@@ -140,7 +153,8 @@ def probe(
     """Ask a version's model our probe set: does it fill what it cannot know with a stereotype? Information only.
 
     Every item is asked with its options in every order and the scores are averaged, so that a liking for one letter is
-    no answer. Your prompt's task, labels, masks and guards are left out. The result goes to MLflow, and gates nothing.
+    no answer. Your prompt's task, labels, masks, votes and guards are left out. The result goes to MLflow and gates
+    nothing.
     """
     if language not in (None, "en", "zh"):
         raise Fixable(f"there are no items in {language!r}", "use en or zh")
@@ -213,7 +227,20 @@ def told(audit: Audit) -> None:
         show.say(f"  {name}: not measured: {why}", "yellow")
 
 
-def _lines(place: Place, spec: VersionSpec) -> str:
+def _weighed(weighed: Weighed) -> None:
+    """What was tried, and what came of it."""
+    told(weighed.before)
+    for one in weighed.tried:
+        told(one.after)
+        accepted = one.acceptance.accepted
+        show.say(f"{one.name}: {'accepted' if accepted else 'not accepted'}", "green" if accepted else "red")
+        for reason in one.acceptance.reasons:
+            show.say(f"  {reason}")
+    for name, why in weighed.left_out.items():
+        show.say(f"{name}: not tried: {why}", "yellow")
+
+
+def _lines(place: Place, spec: VersionSpec) -> None:
     """What trimtab.yaml would say of a mitigated version."""
     language, before = place.loaded.project.fairness.language, place.version.spec
     found: list[str] = []
@@ -223,7 +250,14 @@ def _lines(place: Place, spec: VersionSpec) -> str:
     if spec.average and spec.average != before.average:
         axis = spec.average.name.split(" ")[-1]
         found.append(f"`average: {{language: {language}, axis: {axis}}}` under model in trimtab.yaml")
+    if spec.rotate != before.rotate:
+        found.append(f"`rotate: [{', '.join(spec.rotate)}]` under model in trimtab.yaml")
+    if spec.thresholds != before.thresholds:
+        found.append("`thresholds: thresholds.json` under model in trimtab.yaml, and this into that file")
     if spec.prompt != before.prompt:
         added = spec.prompt.system.removeprefix(before.prompt.system).strip()
         found.append(f"`{added}` at the end of {place.loaded.project.model.prompt or 'the prompt'}")
-    return " and ".join(found)
+    show.say(f"write {' and '.join(found)}, so that a project set up anew has it, too")
+    if spec.thresholds is not None and spec.thresholds != before.thresholds:
+        typer.echo(spec.thresholds.model_dump_json(indent=2))
+        show.say("callers' applications declare the group in x-trimtab-group; without it the model's own answer stands")

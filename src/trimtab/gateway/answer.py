@@ -36,6 +36,9 @@ from trimtab.store.journal import Opened
 CANCELLED_STATUS = 499
 """Status of a row whose client hung up (nginx's number for it: no answer was sent)."""
 
+GROUP = b"x-trimtab-group"
+"""The header in which a calling application declares the group of a question; it is kept nowhere."""
+
 log = logging.getLogger("trimtab.gateway")
 
 
@@ -49,6 +52,7 @@ def follow(gateway: Gateway) -> None:
 
 def question(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: str, asked: Asked) -> None:
     """Answer what was asked. Raises Fault when no row could be opened; from there on every end is a row and a reply."""
+    asked.group = _header(exchange, GROUP)
     admitted = limits.admit(gateway.ledger, exchange, asked, gateway.routes.snapshot)
     try:
         row = _choose(gateway, exchange, caller, request_id, asked)
@@ -62,7 +66,7 @@ def question(gateway: Gateway, exchange: Exchange, caller: Caller, request_id: s
     if row.entity.guards is not None:
         row.task = asyncio.get_running_loop().create_task(_guarded(row))
         return
-    alone = len(asked.conversations) == 1 and row.entity.twins is None
+    alone = len(asked.conversations) == 1 and not row.entity.votes
     connection = gateway.pool.at_once(row.entity) if alone else None
     if connection is None:
         row.task = asyncio.get_running_loop().create_task(_answered(row))
@@ -196,15 +200,15 @@ async def _attempt(row: Row, entity: Entity, route: Route, fresh: bool) -> None:
     """One attempt; returns when the client has its answer. Raises EngineGone, Full or Fault."""
     moved, row.entity, row.route, row.began = entity is not row.entity, entity, route, time.perf_counter()
     row.attempts += 1
-    if moved and entity.twins is not None:
-        shapes.check(row.asked, entity)  # the version asked first may take what a vote cannot
+    if moved and entity.whole:
+        shapes.check(row.asked, entity)  # the version asked first may take what this one cannot
     if moved and (entity.guards is not None or row.guarded is not None):
         await guarding.again(row.gateway.meter, row)
     looked = row.guarded
     if looked is not None and looked.outputs and row.asked.stream:
         await asking.ask_guarded(row, GuardedStream(looked), fresh)
         return
-    if len(row.asked.conversations) != 1 or entity.twins is not None or (looked is not None and looked.outputs):
+    if len(row.asked.conversations) != 1 or entity.votes or (looked is not None and looked.outputs):
         await asking.ask_all(row, fresh)
         return
     try:

@@ -17,6 +17,7 @@ import msgspec
 
 from trimtab.gateway import guarding, limits, rows, shapes, stream, upstream
 from trimtab.gateway.guarded_stream import GuardedStream
+from trimtab.gateway.routes import Own
 from trimtab.gateway.rows import Row
 from trimtab.gateway.shapes import Completion, Fault
 from trimtab.gateway.upstream import UNLIMITED, EngineConnection, EngineGone
@@ -41,7 +42,7 @@ def ask(row: Row, connection: EngineConnection, ended: Ended) -> None:
     if row.entity.first_byte_seconds < UNLIMITED:
         row.silent_until = row.gateway.deadlines.now() + row.entity.first_byte_seconds
     try:
-        _send(row, connection, asked.conversations[0], heard)
+        _send(row, connection, *_one(row), heard)
         row.gateway.deadlines.watch(row)
     except Exception as error:
         _end(row, error)
@@ -102,7 +103,7 @@ def _answer(row: Row, connection: EngineConnection) -> Completion:
         raise _refusal(row, connection)
     body = connection.take()
     try:
-        return shapes.completion(body, row.asked.operation)
+        return shapes.decided(row.asked, row.entity, shapes.completion(body, row.asked.operation))
     except Fault:
         row.lost = limits.lose(row.lost, [stream.reported(body)], row.entity)
         raise
@@ -178,10 +179,17 @@ def _finish(row: Row, guard: GuardedStream | None = None) -> None:
     row.exchange.end(last)
 
 
-def _send(row: Row, connection: EngineConnection, conversation: list[object], heard: Callable[[], None]) -> None:
+def _one(row: Row) -> tuple[Own, list[object]]:
+    """The only question of a request."""
+    return shapes.questions(row.asked, row.entity, row.asked.conversations[0])[0]
+
+
+def _send(
+    row: Row, connection: EngineConnection, own: Own, conversation: list[object], heard: Callable[[], None]
+) -> None:
     entity, operation = row.entity, row.asked.operation
     left = row.until - row.gateway.deadlines.now() if entity.name else 0.0
-    body = shapes.engine_request(row.asked, entity, conversation)
+    body = shapes.engine_request(row.asked, entity, own, conversation)
     connection.ask(upstream.request(entity, operation, body, left, row.trace), heard)
 
 
@@ -204,7 +212,7 @@ async def ask_guarded(row: Row, guard: GuardedStream, fresh: bool) -> None:
     relay = row.relay = row.asked.tell(row.opened.request_id, row.entity)
     row.sent, connection = [], await row.gateway.pool.acquire(row.entity, fresh)
     try:
-        said = await _begun(row, connection, row.asked.conversations[0])
+        said = await _begun(row, connection, *_one(row))
         while not guard.ended:
             await said(lambda: connection.complete or connection.has_more)
             if connection.status != 200:
@@ -241,19 +249,19 @@ async def _caught_up(row: Row) -> None:
 
 
 async def ask_all(row: Row, fresh: bool) -> None:
-    """Ask for every row of a batch, and every twin of a version that averages, a few at a time, and reply; the first
-    failure ends the rest."""
+    """Ask for every row of a batch, and all that a version which votes is asked for it, a few at a time, and reply; the
+    first failure ends the rest."""
     answers: dict[int, Completion] = {}
-    twins = [shapes.as_twins(row.entity, conversation) for conversation in row.asked.conversations]
-    left = iter(enumerate(twin for several in twins for twin in several))
+    asked = [shapes.questions(row.asked, row.entity, conversation) for conversation in row.asked.conversations]
+    left = iter(enumerate(question for several in asked for question in several))
 
     async def work() -> None:
-        for index, conversation in left:
-            answers[index] = await _ask_one(row, conversation, fresh)
+        for index, question in left:
+            answers[index] = await _ask_one(row, *question, fresh)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(FAN_OUT, sum(map(len, twins)))):
+            for _ in range(min(FAN_OUT, sum(map(len, asked)))):
                 group.create_task(work())
     except BaseException as failures:
         row.lost = limits.lose(row.lost, [one.usage for one in answers.values()], row.entity)
@@ -263,7 +271,7 @@ async def ask_all(row: Row, fresh: bool) -> None:
     finally:
         row.engine_seconds += time.perf_counter() - row.began
     each = iter([answers[index] for index in range(len(answers))])
-    given = [_voted(list(islice(each, len(several)))) for several in twins]
+    given = [_voted(list(islice(each, len(several)))) for several in asked]
     if row.guarded is not None:
         row.text = row.asked.output_text(given)
         given = await guarding.answers(row, row.guarded, given)
@@ -274,20 +282,20 @@ def _voted(answers: list[Completion]) -> Completion:
     return answers[0] if len(answers) == 1 else shapes.vote(answers, stream.total([one.usage for one in answers]))
 
 
-async def _ask_one(row: Row, conversation: list[object], fresh: bool) -> Completion:
+async def _ask_one(row: Row, own: Own, conversation: list[object], fresh: bool) -> Completion:
     connection = await row.gateway.pool.acquire(row.entity, fresh)
     try:
-        said = await _begun(row, connection, conversation)
+        said = await _begun(row, connection, own, conversation)
         await said(lambda: connection.complete)
         return _answer(row, connection)
     finally:
         row.gateway.pool.release(connection)
 
 
-async def _begun(row: Row, connection: EngineConnection, conversation: list[object]) -> _Waiting:
+async def _begun(row: Row, connection: EngineConnection, own: Own, conversation: list[object]) -> _Waiting:
     """Ask, and wait until the engine has begun to answer; returns how to wait for more. Raises EngineGone."""
     heard = asyncio.Event()
-    _send(row, connection, conversation, heard.set)
+    _send(row, connection, own, conversation, heard.set)
     first, said = row.entity.first_byte_seconds, partial(_heard, connection, heard)
     try:
         async with asyncio.timeout(first if first < UNLIMITED else None):

@@ -2,8 +2,9 @@
 
 The boundary: what a request may need at most is worked out here, before it is asked; `ledger` keeps the sums, and
 `prices` says what tokens cost. Rates of tokens are taken with the usual estimate, four bytes of prompt a token and the
-longest answer allowed; money with the most it can cost, a token for each byte of text, so that answers in progress
-together never spend more than is there. Both are settled with what the engine counted.
+longest answer allowed; money with the most it can cost, a token for each byte of text as the version reads it (masked,
+and once for every twin), so that answers in progress together never spend more than is there. Both are settled with
+what the engine counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 from trimtab.gateway.keys import Key, Rate
 from trimtab.gateway.ledger import Ledger, Refused, Reserved, left
 from trimtab.gateway.routes import OUTPUT_LIMITS, Entity, Snapshot
-from trimtab.gateway.shapes import Asked, Fault
+from trimtab.gateway.shapes import Asked, Fault, growth
 from trimtab.gateway.stream import Usage
 from trimtab.providers.prices import cost
 
@@ -62,6 +63,7 @@ def admit(ledger: Ledger | None, exchange: _Question, asked: Asked, snapshot: Sn
     conversations = len(asked.conversations) or 1
     answers, said = _output(asked)
     demands = snapshot.demands if asked.rows is None else ()  # rows are for a model that has no tokens
+    size += max(growth(asked, entity) for entity in snapshot.answering)
     for demand in demands:  # whichever version will answer
         text = (size + conversations * demand.prompt_bytes) * demand.questions
         longest = said if said is not None else UNBOUNDED_OUTPUT if demand.longest is None else demand.longest

@@ -11,7 +11,7 @@ import os
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -28,6 +28,14 @@ OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """What APIs call the limit on an answer's length."""
 
 
+class Own(msgspec.Struct, frozen=True):
+    """A version's own part of one question, as the JSON it came in."""
+
+    messages: list[msgspec.Raw]
+    params: dict[str, msgspec.Raw] = {}
+    """What differs from the template's."""
+
+
 class Template(msgspec.Struct, frozen=True):
     """The engine request without the user's messages, kept as the JSON it came in: it is only ever copied."""
 
@@ -37,6 +45,10 @@ class Template(msgspec.Struct, frozen=True):
     """What a client's messages pass through; see `masking`."""
     average: msgspec.Raw = msgspec.Raw(b"null")
     """The twins that a client's conversation is asked as; see `averaging`."""
+    rotations: list[Own] = []
+    """The orders of labels under which it is asked; see `rotating`."""
+    thresholds: msgspec.Raw = msgspec.Raw(b"null")
+    """What decides for a declared group; see `responsible.operating_points`."""
 
 
 class Demand(NamedTuple):
@@ -97,6 +109,26 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
         return None if told is None else averaging.twins(told)
 
     @cached_property
+    def own(self) -> list[Own]:
+        """Its own part of every question that a conversation becomes."""
+        return self.template.rotations or [Own(self.template.messages)]
+
+    @cached_property
+    def votes(self) -> bool:
+        """Whether a conversation may become several questions, whose answers vote."""
+        return self.twins is not None or len(self.own) > 1
+
+    @cached_property
+    def thresholds(self) -> dict[str, Any] | None:
+        """What decides for a declared group; None: the model's own answers stand."""
+        return msgspec.json.decode(self.template.thresholds)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether its answers can only be given whole, and without chance."""
+        return self.votes or self.thresholds is not None
+
+    @cached_property
     def heads(self) -> dict[str, bytes]:
         """The heads of requests to it, by operation (`upstream`)."""
         return {}
@@ -112,11 +144,12 @@ class Entity(msgspec.Struct, frozen=True, dict=True):
     def demand(self) -> Demand:
         """What it asks of a key's limits."""
         template, price = self.template, self.price
-        prompt = sum(len(raw) for part in (template.messages, template.params.values()) for raw in part)
+        parts = [[*own.messages, *(template.params | own.params).values()] for own in self.own]
+        prompt = max(sum(map(len, part)) for part in parts)
         limits = (template.params.get(name) for name in OUTPUT_LIMITS)
         longest = next((int(bytes(raw)) for raw in limits if raw is not None), None)
         average = msgspec.json.decode(template.average)
-        questions = 1 if average is None else len(average["groups"])
+        questions = len(self.own) * (1 if average is None else len(average["groups"]))
         if price is None:
             return Demand(prompt, longest, None, 0, questions)
         input_price = max(price.input, price.cached_input, price.cache_write)

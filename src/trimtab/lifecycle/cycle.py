@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from trimtab import registry, training
 from trimtab.errors import Conflict, DatabaseAway, EngineError, Fixable, Unproved
@@ -333,9 +333,11 @@ def _train(work: Work, dataset: DatasetVersion) -> TrainingRun:
 
 
 def _register(work: Work, dataset: DatasetVersion, run: TrainingRun) -> ModelVersion:
-    changes = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": _tuned_prompt(work)}
+    prompt = _tuned_prompt(work)
+    changes: dict[str, Any] = {"adapter_sha256": run.adapter_sha256, "labels": dataset.labels, "prompt": prompt}
     if run.hosted is not None:
         changes |= {"base": Weights(name=run.hosted.served, sha256="", format="hosted")}
+    changes["thresholds"] = None  # they were fitted to the champion's scores
     changes["guards"] = guards.fitted(work.loaded.guards, dataset.labels)
     return registry.register(
         work.settings,

@@ -48,6 +48,8 @@ class Explanation(Record):
     live_since: AliasMove | None
     decision: Decision | None
     outcome: str
+    mitigations: tuple[str, ...]
+    """What kept the version's answers from depending on a group, or on an order."""
     guards: tuple[str, ...]
     """What stood guard over this version."""
     guard_events: tuple[str, ...]
@@ -94,6 +96,7 @@ def explain(settings: Settings, control: Control, request_id: str) -> Explanatio
         live_since=move,
         decision=decision,
         outcome=row["outcome"],
+        mitigations=tuple(f"{name}: {detail}" for name, detail in version.spec.mitigations.items()),
         guard_events=tuple(
             f"{one['name']} ({one['direction']}): {one['action']}, found {one['found']} {one['count']} times"
             for one in row["guard_events"] or ()

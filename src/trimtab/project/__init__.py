@@ -15,7 +15,7 @@ from trimtab.records.guards import GuardSet
 from trimtab.records.guidelines import Guidelines
 from trimtab.records.project import Project
 from trimtab.records.record import content_hash
-from trimtab.records.registry import LabelSet, Prompt
+from trimtab.records.registry import LabelSet, Prompt, Thresholds
 
 Swaps = dict[str, dict[str, tuple[str, ...]]]
 """For each sensitive feature, its groups and the names that may be swapped between them."""
@@ -43,6 +43,7 @@ class Loaded:
     files: tuple[str, ...] = ()
     guards: GuardSet | None = None
     """As trimtab.yaml and the guidelines say, the texts of example files among the parameters; None: no guard."""
+    thresholds: Thresholds | None = None
 
 
 def load(path: Path) -> Loaded:
@@ -97,7 +98,8 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
     labels = companions.labels(reading, project)
     prompt = companions.prompt(reading, project, labels)
     swaps = companions.swaps(reading, project)
-    rules.look(reading, project, labels, swaps)
+    thresholds = companions.thresholds(reading, project)
+    rules.look(reading, project, labels, prompt, thresholds, swaps)
     rule_book = guidelines.guidelines(reading, project)
     guards = guarding.guards(reading, project, labels, rule_book)
     return Loaded(
@@ -111,6 +113,7 @@ def _read(reading: Reading, today: date | None = None) -> Loaded | None:
         reading.texts.get("guidelines", ""),
         tuple(dict.fromkeys(reading.files)),
         guards,
+        thresholds,
     )
 
 

@@ -6,15 +6,18 @@ import json
 import re
 from typing import Any
 
+from pydantic import ValidationError
+
 from trimtab.errors import ConfigError
 from trimtab.project.reading import Document, Loc, Reading, shown, suggestion
 from trimtab.records.project import PYFUNC, Project
-from trimtab.records.registry import Example, LabelSet, Prompt
+from trimtab.records.registry import Example, LabelSet, Prompt, Thresholds
 
 KIND: Loc = ("task", "kind")
 LABELS: Loc = ("task", "labels")
 PROMPT: Loc = ("model", "prompt")
 EXAMPLES: Loc = ("model", "examples")
+THRESHOLDS: Loc = ("model", "thresholds")
 SWAPS: Loc = ("gates", "fairness", "swaps")
 
 
@@ -46,6 +49,22 @@ def prompt(reading: Reading, project: Project, label_set: LabelSet | None) -> Pr
     if system is not None and not system.strip():
         reading.fault(PROMPT, f"{project.model.prompt} is empty", "write what the model is to do")
     return Prompt(system=(system or "").strip(), examples=_examples(reading, project, label_set))
+
+
+def thresholds(reading: Reading, project: Project) -> Thresholds | None:
+    """The thresholds by group, or None when the file names none or they are wrong."""
+    name = project.model.thresholds
+    text = None if name is None or reading.is_broken(THRESHOLDS) else reading.text(THRESHOLDS, name)
+    if text is None:
+        return None
+    try:
+        return Thresholds.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        fix = "write what `trimtab fairness mitigate --method thresholds` printed"
+        reading.fault(THRESHOLDS, f"{shown(name)} holds no thresholds: {where}: {first['msg']}", fix)
+        return None
 
 
 def swaps(reading: Reading, project: Project) -> dict[str, dict[str, tuple[str, ...]]] | None:

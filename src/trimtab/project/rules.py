@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 
 from apscheduler.triggers.cron import CronTrigger
 
-from trimtab.project.companions import KIND, LABELS, SWAPS
+from trimtab import rotating
+from trimtab.project.companions import KIND, LABELS, SWAPS, THRESHOLDS
 from trimtab.project.reading import Loc, Reading, shown, suggestion
 from trimtab.records.project import MONITORS, PYFUNC, Project
-from trimtab.records.registry import LabelSet
+from trimtab.records.registry import LabelSet, Prompt, Thresholds
 
 SERVED = ("smollm2-135m-instruct", "echo")
 """Bases that this release serves by name; gguf:PATH, pyfunc:… and PROVIDER:MODEL are the other ways."""
@@ -33,7 +34,12 @@ WITHOUT_SECTION = {
 
 
 def look(
-    reading: Reading, project: Project, labels: LabelSet | None, swaps: Mapping[str, Mapping[str, object]] | None
+    reading: Reading,
+    project: Project,
+    labels: LabelSet | None,
+    prompt: Prompt,
+    thresholds: Thresholds | None,
+    swaps: Mapping[str, Mapping[str, object]] | None,
 ) -> None:
     """Note every fault between values. `labels` and `swaps` are None when absent or faulty."""
     _providers(reading, project)
@@ -41,6 +47,8 @@ def look(
     _scoring(reading, project)
     _endpoint(reading, project)
     _average(reading, project)
+    _rotate(reading, project, labels, prompt)
+    _thresholds(reading, project, labels, thresholds)
     _limits(reading, project)
     _labels(reading, project)
     _quality_field(reading, project, labels)
@@ -165,17 +173,55 @@ def _scoring(reading: Reading, project: Project) -> None:
 
 def _average(reading: Reading, project: Project) -> None:
     """A vote counts whole answers of labels, which chance must not decide."""
-    section, model = project.model.average, project.model
-    if section is None:
-        return
-    loc: Loc = ("model", "average")
+    if project.model.average is not None:
+        _vote(reading, project, "average", "set kind: classification, or write model.masks, which need no labels")
+
+
+def _vote(reading: Reading, project: Project, name: str, fix: str) -> None:
+    loc: Loc = ("model", name)
     if project.task.kind != "classification":
-        message = f"counts answers of labels, and a {project.task.kind} has none"
-        reading.fault(
-            loc, message, "set kind: classification, or write model.masks, which need no labels", needs=[KIND]
-        )
-    elif model.decoding.temperature != 0:
+        reading.fault(loc, f"is for answers of labels, and a {project.task.kind} has none", fix, needs=[KIND])
+    elif project.model.decoding.temperature != 0:
         reading.fault(loc, "needs answers without chance", "write decoding: {temperature: 0}")
+
+
+def _rotate(reading: Reading, project: Project, labels: LabelSet | None, prompt: Prompt) -> None:
+    """There must be an order to rotate: that of a list in the prompt, or of the schema that a provider is sent."""
+    if project.model.rotate:
+        _vote(reading, project, "rotate", "set kind: classification, or remove it")
+    for index, field in enumerate(project.model.rotate):
+        loc: Loc = ("model", "rotate", index)
+        values = labels.fields.get(field) if labels else ()
+        if labels is not None and not values:
+            _not_a_field(reading, loc, field, labels)
+        elif values and project.provider(project.model.base) is None and not rotating.lists(prompt.system, values):
+            message = f"the prompt does not list the labels of {shown(field)}, so they have no order"
+            fix = f"write them into {project.model.prompt}, e.g. `{field}: {', '.join(values)}`, or remove it"
+            reading.fault(loc, message, fix, needs=[("model", "prompt"), ("model", "base"), PROVIDERS])
+
+
+def _thresholds(reading: Reading, project: Project, labels: LabelSet | None, told: Thresholds | None) -> None:
+    """They decide between the two values of a field, by a score that the engine must tell."""
+    model, base = project.model, project.model.base
+    if told is None:
+        return
+    _vote(reading, project, "thresholds", "set kind: classification, or remove it")
+    values = labels.fields.get(told.field) if labels else None
+    if labels is not None and values is None:
+        _not_a_field(reading, THRESHOLDS, told.field, labels)
+    elif values is not None and set(values) != {told.favourable, told.other}:
+        message = f"decides between {shown(told.favourable)} and {shown(told.other)}, and {told.field} has other values"
+        reading.fault(THRESHOLDS, message, "fit them anew: `trimtab fairness mitigate --method thresholds`")
+    if model.average is not None or model.rotate:
+        other = "average" if model.average is not None else "rotate"
+        message = f"does not go with model.{other}: a vote of several answers has no one score"
+        reading.fault(THRESHOLDS, message, f"remove one of them, thresholds or {other}")
+    if base == "echo":
+        reading.fault(THRESHOLDS, "needs an engine that tells log-probabilities, and echo has none", "name a model")
+    elif project.provider(base) is not None:
+        message = f"needs an engine that tells log-probabilities; whether {shown(base)} does is not known here"
+        fix = "see that `trimtab fairness measure` says nothing of `score: not measured`"
+        reading.fault(THRESHOLDS, message, fix, severity="warning")
 
 
 def _limits(reading: Reading, project: Project) -> None:

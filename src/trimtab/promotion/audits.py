@@ -67,6 +67,7 @@ class Method:
 
 
 TWINS = Method("twins", "prompt frame", twins.TEST, twins.LIMITS)
+GROUPS = Method("groups", "labelled request", labelled.TEST, labelled.LIMITS)
 
 
 def policy_of(loaded: Loaded) -> Policy:
@@ -93,13 +94,9 @@ def measure_twins(place: Place, say: Say) -> Audit:
 
 def measure_groups(place: Place, file: Path) -> Audit:
     """The version's labelled rows by the groups of a side file: CSV with a column `id` and one column an attribute."""
-    table, number = _attributes(file), str(place.version.version)
-    rows = [row for row in labelled_rows(place) if row["model_version"] == number]
+    rows, ids, table = joined(place, file)
     field = field_of(place)
-    if field is None or not rows:
-        raise Fixable(f"no labelled request was answered by {place.subject}", "post labels to /feedback first")
-    ids = [row["client_request_id"] or row["databricks_request_id"] for row in rows]
-    ids = [i if i in table else row["databricks_request_id"] for i, row in zip(ids, rows, strict=True)]
+    assert field is not None  # noqa: S101 (a labelled row has one)
     labels = place.version.spec.labels
     said = [labels.parse(row["output_text"] or "") if labels else None for row in rows]
     given = labelled.Labelled(
@@ -112,8 +109,17 @@ def measure_groups(place: Place, file: Path) -> Audit:
     names = list(given.groups)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     gaps = labelled.gaps(given, policy, pairs)
-    how = Method("groups", "labelled request", labelled.TEST, labelled.LIMITS)
-    return recorded(place, judged(place, how, gaps, len(rows), [ids, given.truth]))
+    return recorded(place, judged(place, GROUPS, gaps, len(rows), [ids, given.truth]))
+
+
+def joined(place: Place, file: Path) -> tuple[list[dict[str, Any]], list[str], dict[str, dict[str, str]]]:
+    """The version's labelled rows, the id by which a side file knows each, and the file by id. Raises Fixable."""
+    table, number = _attributes(file), str(place.version.version)
+    rows = [row for row in labelled_rows(place) if row["model_version"] == number]
+    if not rows:
+        raise Fixable(f"no labelled request was answered by {place.subject}", "post labels to /feedback first")
+    ids = [row["client_request_id"] or row["databricks_request_id"] for row in rows]
+    return rows, [i if i in table else row["databricks_request_id"] for i, row in zip(ids, rows, strict=True)], table
 
 
 def measure_service(place: Place) -> Audit:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trimtab import registry
+from trimtab import registry, rotating
 from trimtab.errors import Fixable
 from trimtab.evaluation.compare import exact_share, proportion
 from trimtab.evaluation.scorers import label_of
@@ -42,6 +42,9 @@ from trimtab.responsible.plots import Point
 
 METHODS = ("mask", "average", "instruction")
 """In the order in which they are proposed."""
+NAMED = ("rotate",)
+"""Tried only where they are named: they were made for another ill, and each that is tried makes the proof of the others
+harder."""
 LABELLED = 400
 """Newest labelled rows on which the price of a mitigation is measured."""
 INSTRUCTIONS = {
@@ -71,7 +74,7 @@ class Weighed:
 
     @property
     def chosen(self) -> Tried | None:
-        """The first accepted one, in the order of METHODS."""
+        """The first accepted one, in the order of METHODS, then NAMED."""
         return next((one for one in self.tried if one.acceptance.accepted), None)
 
 
@@ -104,7 +107,7 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
     worst = max(flips, key=lambda f: f.upper or 0.0).attribute
     as_it_is = _measured(place, place.version, frames, rows, worst, _named(say, "as it is, labelled rows"))
     asked, left_out = list[_Asked](), dict[str, str]()
-    for method in (one for one in METHODS if one in methods):
+    for method in (one for one in (*METHODS, *NAMED) if one in methods):
         made = _made(place, method, axes)
         if isinstance(made, str):
             left_out[method] = made
@@ -112,7 +115,9 @@ def weigh(place: Place, say: Say, methods: Sequence[str] = METHODS) -> Weighed:
             asked.append(_ask(place, method, *made, frames, rows, worst, say))
     tried = _judged(place, found.verdict, before, as_it_is, asked, rows, frames)
     weighed = Weighed(before, tried, left_out)
-    _log(place, weighed, [("as it is", before, as_it_is.right), *((a.name, a.audit, a.found.right) for a in asked)])
+    points = [("as it is", before, as_it_is.right), *((a.name, a.audit, a.found.right) for a in asked)]
+    drawn = [point for told in points if (point := _point(*told))]
+    log(place, weighed, drawn)  # without a labelled row nobody knows the accuracy
     return weighed
 
 
@@ -183,8 +188,7 @@ def _judged(
     rows: Sequence[Mapping[str, Any]],
     frames: Sequence[Frame],
 ) -> tuple[Tried, ...]:
-    """What was tried, accepted or not. Everything that was ever tried on these frames shares the 5%."""
-    margin, groups = place.loaded.project.fairness.margin, _groups(place, rows)
+    groups = _groups(place, rows)
     seen = frozenset(frame.text for frame in half_of(frames_of(place), prove=False))
     trials = [
         Trial(
@@ -201,12 +205,21 @@ def _judged(
         )
         for one in asked
     ]
-    now = {one.spec.hash for one in asked}
+    return concluded(place, before, [(one.method, one.spec, one.audit) for one in asked], trials)
+
+
+def concluded(
+    place: Place, before: Audit, asked: Sequence[tuple[str, VersionSpec, Audit]], trials: Sequence[Trial]
+) -> tuple[Tried, ...]:
+    """What was tried (by which method, the version that it makes, what was seen of it), accepted or not, and on record.
+    Everything that was ever tried on what `before` was asked shares the 5%."""
+    margin, now = place.loaded.project.fairness.margin, {spec.hash for _, spec, _ in asked}
     looks = [look for look in looks_at(place, before.evaluation_sha256) if isinstance(look, Look)]
     ever = {look.spec_sha256 for look in looks if look.subject == place.subject} - {place.version.spec.hash}
     accepted = mitigation.accept_all(trials, margin, earlier=len(ever - now))
     tried = tuple(
-        Tried(one.method, one.name, one.spec, one.audit, said) for one, said in zip(asked, accepted, strict=True)
+        Tried(method, trial.name, spec, audit, said)
+        for (method, spec, audit), trial, said in zip(asked, trials, accepted, strict=True)
     )
     at = utc_now()
     record = MitigationRun(
@@ -244,6 +257,8 @@ def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionS
     """The name of a mitigation and the version that it makes; else why it cannot be tried. The worst axis is first."""
     spec, language = place.version.spec, place.loaded.project.fairness.language
     words = identities.pack(language)
+    if spec.thresholds is not None:
+        return "its thresholds were fitted to the version as it is; mend that without them, and fit them anew"
     if method == "mask":
         mask = identities.mask_of(words, axes)
         return f"mask {mask.name}", spec.model_copy(update={"masks": (*spec.masks, mask)})
@@ -252,9 +267,11 @@ def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionS
         prompt = spec.prompt.model_copy(update={"system": system})
         return "instruction in the prompt", spec.model_copy(update={"prompt": prompt})
     if spec.labels is None:
-        return "an average counts answers of labels, and this version answers in free text"
+        return "a vote counts answers of labels, and this version answers in free text"
     if spec.decoding.temperature != 0:
-        return "an average needs answers without chance, and this version has a temperature"
+        return "a vote needs answers without chance, and this version has a temperature"
+    if method == "rotate":
+        return _rotated(place, spec)
     if spec.average is not None:
         return f"the version averages over {spec.average.name} already"
     average, others = identities.average_of(words, axes[0]), axes[1:]
@@ -264,6 +281,20 @@ def _made(place: Place, method: str, axes: Sequence[str]) -> tuple[str, VersionS
     mask = identities.mask_of(words, others)
     change["masks"] = (*spec.masks, mask)
     return f"average {average.name} and mask {mask.name}", spec.model_copy(update=change)
+
+
+def _rotated(place: Place, spec: VersionSpec) -> tuple[str, VersionSpec] | str:
+    """The labels of the field that must not depend on the group, in several orders."""
+    field, labels = field_of(place), spec.labels
+    assert field is not None and labels is not None  # noqa: S101, PT018 (a version with labels has a field)
+    if field in spec.rotate:
+        return f"the labels of {field} are asked in several orders already"
+    if spec.base.format != "hosted" and not rotating.lists(spec.prompt.system, labels.fields[field]):
+        return (
+            f"the prompt does not list the labels of {field}, so they have no order; write them into it, e.g. "
+            f"`{field}: {', '.join(labels.fields[field])}`, and register it"
+        )
+    return f"rotate {field}", spec.model_copy(update={"rotate": (*spec.rotate, field)})
 
 
 def _flips(audit: Audit, axis: str) -> float:
@@ -302,7 +333,14 @@ def _right(
     return tuple(hits), dict(Counter((answer or {}).get(field, "") for answer in replies))
 
 
-def _log(place: Place, weighed: Weighed, points: Sequence[tuple[str, Audit, tuple[bool, ...]]]) -> None:
+def _point(name: str, audit: Audit, hits: Sequence[bool]) -> Point | None:
+    flips = max((f for f in audit.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
+    n = flips.n or 0
+    accuracy, share = proportion(sum(hits), len(hits)), exact_share(round((flips.value or 0.0) * n), n)
+    return Point(name, accuracy, share) if accuracy is not None and share is not None else None
+
+
+def log(place: Place, weighed: Weighed, points: Sequence[Point], disparity: str = plots.FLIPS) -> None:
     """One run for the audit before, one nested in it for each mitigation, accepted or not, and their frontier."""
     settings, model = place.settings, place.version.spec.model
     parent = runs.log_audit(settings, model, weighed.before, name="mitigation: before")
@@ -313,12 +351,7 @@ def _log(place: Place, weighed: Weighed, points: Sequence[tuple[str, Audit, tupl
         runs.log_note(settings, run, told, one.acceptance.reasons)
         runs.log_change(settings, run, weighed.before, one.after)
     accepted = {one.name for one in weighed.tried if one.acceptance.accepted}
-    drawn: list[Point] = []
-    for name, audit, hits in points:
-        flips = max((f for f in audit.findings if f.metric == "flip_rate"), key=lambda f: f.upper or 0.0)
-        n = flips.n or 0
-        accuracy, share = proportion(sum(hits), len(hits)), exact_share(round((flips.value or 0.0) * n), n)
-        if accuracy is not None and share is not None:
-            drawn.append(Point(name, accuracy, share, name in accepted))
-    if drawn:  # without a labelled row nobody knows the accuracy
-        runs.log_pictures(settings, parent, {"frontier": plots.frontier(drawn, f"mitigations of {place.subject}")})
+    if points:
+        drawn = [replace(point, accepted=point.name in accepted) for point in points]
+        pictures = {"frontier": plots.frontier(drawn, f"mitigations of {place.subject}", disparity)}
+        runs.log_pictures(settings, parent, pictures)

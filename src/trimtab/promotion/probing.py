@@ -33,10 +33,11 @@ def probe(place: Place, say: Say, language: str | None = None) -> Audit:
 
 
 def bare(spec: VersionSpec) -> VersionSpec:
-    """The version's model without labels, masks, guards and, where it classifies, without its prompt."""
+    """The version's model without labels, masks, votes, guards and, where it classifies, without its prompt."""
     prompt = Prompt(system="") if spec.labels else Prompt(system=spec.prompt.system)
     decoding = Decoding(max_tokens=4, constrained=False)
-    return spec.model_copy(update={"prompt": prompt, "labels": None, "masks": (), "guards": None, "decoding": decoding})
+    none = {"labels": None, "masks": (), "average": None, "rotate": (), "thresholds": None, "guards": None}
+    return spec.model_copy(update={"prompt": prompt, "decoding": decoding, **none})
 
 
 def _scores(place: Place, texts: Sequence[str], say: Say) -> list[tuple[float, ...]]:

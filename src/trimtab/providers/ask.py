@@ -8,7 +8,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ from typing import Any
 from trimtab import averaging, masking
 from trimtab.errors import EngineError
 from trimtab.providers import retry_after
+from trimtab.providers.log_probabilities import Tokens, tokens_of
 from trimtab.records.gateway import Upstream
 
 TRIES = 5
 """How often a provider is asked for one answer; an engine of ours is asked once."""
 SIDE_BY_SIDE = 8
-"""Twins of one text that are asked at once, as many as the gateway asks."""
+"""Twins and orders of one text that are asked at once, as many as the gateway asks."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Reply:
 
     text: str
     seconds: float
-    tokens: tuple[tuple[bytes, Mapping[bytes, float]], ...] = ()
+    tokens: Tokens = ()
 
     @property
     def tops(self) -> dict[str, float]:
@@ -57,10 +58,10 @@ def ask(
 
     A provider that is busy is asked again, as late as its Retry-After says, up to `tries` times. `timeout`, in seconds,
     is for each try. `tops`: how many of the likeliest tokens to tell at each place (0 to 20; 0: no `tokens`). Twins of
-    a version that averages are asked side by side, as the gateway asks them; `tokens` are those of the answer that won.
-    `together`: so many texts at a
-    time are asked one after the other, as twins are: the second finds the words of the first still in the engine's
-    cache. Without a prompt of the version's own the cache is off.
+    a version that averages, and the orders of one that rotates, are asked side by side, as the gateway asks them;
+    `tokens` are those of the answer that won. `together`: so many texts at a time are asked one after the other, as
+    twins are: the second finds the words of the first still in the engine's cache. Without a prompt of the version's
+    own the cache is off.
     """
     params = dict(template["params"])
     if "lora" in params:  # llama.cpp's own option: a provider would refuse it
@@ -69,12 +70,14 @@ def ask(
         params |= {"logprobs": True, "top_logprobs": tops}
     lock, done = threading.Lock(), 0
     twins = averaging.twins(template["average"]) if "average" in template else lambda said: [said]
+    orders = template.get("rotations") or [{"messages": template["messages"], "params": {}}]
 
     def one(text: str) -> Reply:
         nonlocal done
         started = time.perf_counter()
         said = masking.through(template.get("masks", []), [{"role": "user", "content": text}])
-        bodies = [{**params, "messages": [*template["messages"], *twin]} for twin in twins(said)]
+        asked = [(order, twin) for twin in twins(said) for order in orders]
+        bodies = [{**params, **order["params"], "messages": [*order["messages"], *twin]} for order, twin in asked]
         if len(bodies) == 1:
             answers = [_post(upstream, bodies[0], timeout, tries)]
         else:
@@ -85,23 +88,11 @@ def ask(
             done += 1
             on_progress(done)
         choice, seconds = answer["choices"][0], time.perf_counter() - started
-        places = (choice.get("logprobs") or {}).get("content") or () if tops else ()
-        return Reply(choice["message"]["content"] or "", seconds, tuple(map(_likely, places)))
+        return Reply(choice["message"]["content"] or "", seconds, tokens_of(choice) if tops else ())
 
     groups = [texts[start : start + together] for start in range(0, len(texts), together)]
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         return [reply for replies in pool.map(lambda group: [one(text) for text in group], groups) for reply in replies]
-
-
-def _likely(place: dict[str, Any]) -> tuple[bytes, Mapping[bytes, float]]:
-    """A token that was answered, and the likeliest ones at its place. Special tokens are empty, and several."""
-    found: dict[bytes, float] = {}
-    for token in (place, *(place.get("top_logprobs") or ())):
-        told = token.get("bytes")
-        text = token["token"].encode() if told is None else bytes(told)
-        found[text] = max(float(token["logprob"]), found.get(text, float(token["logprob"])))
-    own = place.get("bytes")
-    return place["token"].encode() if own is None else bytes(own), found
 
 
 def read_prompt(upstream: Upstream, template: dict[str, Any], slots: int, timeout: float = 120.0) -> None:

@@ -16,9 +16,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from trimtab import masking, processes
+from trimtab import masking, processes, rotating
 from trimtab.records.project import LocalTarget
-from trimtab.records.registry import VersionSpec
+from trimtab.records.registry import LabelSet, VersionSpec
 from trimtab.settings import Settings
 from trimtab.store import artifacts
 
@@ -27,18 +27,13 @@ MODULE = "trimtab.providers.llama_cpp"
 
 def request_template(spec: VersionSpec) -> dict[str, Any]:
     """The chat request of a version without the user's messages: `messages` to put in front, `params` to merge in, and
-    `masks` for the user's messages to pass through (the version's own are masked already), and
-    `average` for the twins that they are asked as.
+    `masks` for the user's messages to pass through (the version's own are masked already),
+    `average` for the twins that they are asked as, and `rotations` for the orders of labels under which they are asked:
+    `messages`, and the `params` that differ; `thresholds` for what decides by a declared group, at the gateway.
 
     The one place where prompt, examples, decoding and label set become a request; serving, evaluation and the
     MLflow model all use it.
     """
-    messages: list[dict[str, str]] = []
-    if spec.prompt.system:
-        messages.append({"role": "system", "content": spec.prompt.system})
-    for example in spec.prompt.examples:
-        messages.append({"role": "user", "content": example.input})
-        messages.append({"role": "assistant", "content": example.output})
     decoding = spec.decoding
     params: dict[str, Any] = {
         **({} if decoding.temperature is None else {"temperature": decoding.temperature}),
@@ -46,14 +41,38 @@ def request_template(spec: VersionSpec) -> dict[str, Any]:
         "seed": decoding.seed,
         "lora": [{"id": 0, "scale": 1.0}] if spec.adapter_sha256 else [],
     }
-    if decoding.constrained and spec.labels is not None:
-        schema = {"name": "answer", "strict": True, "schema": spec.labels.json_schema()}
-        params["response_format"] = {"type": "json_schema", "json_schema": schema}
-    average = {} if spec.average is None else {"average": spec.average.model_dump(mode="json")}
-    if not spec.masks:
-        return {"messages": messages, "params": params, **average}
-    masks = [mask.model_dump(mode="json") for mask in spec.masks]
-    return {"messages": masking.through(masks, messages), "params": params, "masks": masks, **average}
+    messages, form = _messages(spec, spec.prompt.system), _form(spec, spec.labels)
+    template: dict[str, Any] = {"messages": messages, "params": params | form}
+    if spec.masks:
+        template["masks"] = [mask.model_dump(mode="json") for mask in spec.masks]
+    if spec.average is not None:
+        template["average"] = spec.average.model_dump(mode="json")
+    if spec.thresholds is not None:
+        template["thresholds"] = spec.thresholds.model_dump(mode="json")
+    if spec.rotate and spec.labels is not None:
+        orders = rotating.orders(spec.prompt.system, spec.labels.fields, spec.rotate)
+        template["rotations"] = [
+            {"messages": _messages(spec, system), "params": _form(spec, LabelSet(fields=fields))}
+            for system, fields in orders
+        ]
+    return template
+
+
+def _messages(spec: VersionSpec, system: str) -> list[dict[str, Any]]:
+    """A version's own messages, masked."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for example in spec.prompt.examples:
+        messages.append({"role": "user", "content": example.input})
+        messages.append({"role": "assistant", "content": example.output})
+    return masking.through([mask.model_dump(mode="json") for mask in spec.masks], messages)
+
+
+def _form(spec: VersionSpec, labels: LabelSet | None) -> dict[str, Any]:
+    """The parameter that forces answers into labels, where they are."""
+    if not spec.decoding.constrained or labels is None:
+        return {}
+    schema = {"name": "answer", "strict": True, "schema": labels.json_schema()}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def start(

@@ -39,7 +39,7 @@ class ServedEntity(Upstream):
 
     `template` is the engine request without the user's messages: `messages` (the version's prompt) to put in front,
     `params` (decoding, response format, adapters) to merge in;
-    `masks` and `average`, where it has any. Built by `providers.llama_cpp.request_template`.
+    `masks`, `average`, `rotations` and `thresholds`, where it has any. Built by `providers.llama_cpp.request_template`.
     """
 
     model: str

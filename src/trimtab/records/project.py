@@ -137,6 +137,12 @@ class ModelSection(FileModel):
     average: AverageSection | None = None
     """Counterfactual averaging, part of the version, of a classification at temperature 0: the answer that most groups
     get (ties by text) is everybody's. It costs one question a group; `masks` give the same zero for one."""
+    rotate: tuple[str, ...] = ()
+    """Option rotation, part of the version, of a classification at temperature 0: answer fields whose labels are listed
+    to the model in three orders; the answers vote, so that no label wins by its place. It costs three questions."""
+    thresholds: str | None = None
+    """JSON file of thresholds by a declared group, part of the version, of a classification at temperature 0; what
+    `trimtab fairness mitigate --method thresholds` proved, and printed. To decide by a group may be unlawful."""
     allow_pickle: bool = False
     """pyfunc:PATH only: the model may hold pickles, which run code when they are opened: for makers you trust."""
     price: PriceSection | None = None
@@ -328,6 +334,17 @@ class GatesSection(FileModel):
 GroupName = Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")]
 
 
+class ThresholdsSection(FileModel):
+    """What thresholds by group are to make equal (`trimtab fairness mitigate --method thresholds`)."""
+
+    attribute: str | None = None
+    """Column of the side file whose groups get thresholds; null: its only one."""
+    constraint: Literal[
+        "equalized_odds", "demographic_parity", "false_positive_rate_parity", "true_positive_rate_parity"
+    ] = "equalized_odds"
+    """As Fairlearn names it. Where base rates of groups differ, only one of them can hold."""
+
+
 class FairnessSection(FileModel):
     """What `trimtab fairness` measures, and by what it judges: fixed before the run, its hash in every result."""
 
@@ -367,6 +384,7 @@ class FairnessSection(FileModel):
     """Groups that may be too small to test, ATTRIBUTE=GROUP, and who says why; others that small block a PASS."""
     margin: float = Field(default=0.02, ge=0, lt=1)
     """Accuracy that a mitigation may cost, at most."""
+    thresholds: ThresholdsSection = ThresholdsSection()
 
 
 class RolloutSection(FileModel):

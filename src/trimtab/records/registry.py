@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
@@ -101,6 +101,27 @@ class Average(Record):
     groups: dict[str, dict[str, dict[str, str]]] = Field(description="each group's word, by neutral word and form")
 
 
+class OperatingPoint(Record):
+    """Where a group's score decides: favourable with probability `start`, and with so much more above each threshold,
+    in nats of log-odds. Two thresholds are mixed where one alone cannot make groups alike (Hardt et al. 2016)."""
+
+    start: float = Field(default=0.0, ge=0, le=1)
+    steps: tuple[tuple[float, Annotated[float, Field(ge=0, le=1)]], ...] = ()
+
+
+class Thresholds(Record):
+    """Thresholds by a group that the calling application declares; who declares none gets the model's own answer."""
+
+    attribute: str = Field(description="what the groups are of, e.g. dialect")
+    constraint: str = Field(description="what was made equal, as Fairlearn names it")
+    field: str = Field(description="the answer field that is decided, of two values")
+    favourable: str
+    other: str
+    groups: dict[str, OperatingPoint] = Field(min_length=2)
+    scores_of: str = Field(description="`scoring_hash` of the version whose scores they were fitted to")
+    key: str = Field(description="of the draw where thresholds are mixed, so that a question is always decided alike")
+
+
 class VersionSpec(Record):
     """Everything that decides an answer. Change any of it and it is a new version."""
 
@@ -112,13 +133,38 @@ class VersionSpec(Record):
     labels: LabelSet | None = None
     masks: tuple[Mask, ...] = Field(default=(), description="applied in order to every message, and to the prompt")
     average: Average | None = Field(default=None, description="asked about every group of it, after the masks")
+    rotate: tuple[str, ...] = Field(default=(), description="fields whose labels are listed in several orders")
+    thresholds: Thresholds | None = Field(
+        default=None, description="of a declared group, on the score behind an answer"
+    )
     guards: GuardSet | None = None
 
     @property
     def hash(self) -> str:
-        """Versions without masks, average or guards have the hash that they had before there were any."""
-        absent = {name for name in ("masks", "average", "guards") if not getattr(self, name)}
+        """What a version is without changes no hash: it was given before there was any."""
+        names = ("masks", "average", "rotate", "thresholds", "guards")
+        absent = {name for name in names if not getattr(self, name)}
         return content_hash(self.model_dump(mode="json", exclude=absent or None))
+
+    @property
+    def scoring_hash(self) -> str:
+        """Of all that decides the score behind an answer: thresholds fitted to one score mean nothing on another."""
+        return self.model_copy(update={"thresholds": None, "guards": None}).hash
+
+    @property
+    def mitigations(self) -> dict[str, str]:
+        """What keeps answers from depending on a group, or on an order, by its name."""
+        told = {
+            "identity masks": "; ".join(mask.name for mask in self.masks),
+            "asked about every group": self.average.name if self.average else "",
+            "labels asked in several orders": ", ".join(self.rotate),
+            "thresholds by a declared group": _of(self.thresholds),
+        }
+        return {name: detail for name, detail in told.items() if detail}
+
+
+def _of(thresholds: Thresholds | None) -> str:
+    return f"{thresholds.attribute}, {thresholds.constraint} of {thresholds.field}" if thresholds else ""
 
 
 class ModelVersion(Record):

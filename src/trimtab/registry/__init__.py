@@ -92,6 +92,8 @@ def register_on(settings: Settings, loaded: Loaded, control: Control, base: str,
         labels=loaded.labels,
         masks=tuple(identities.mask_of(identities.pack(m.language), m.axes) for m in project.model.masks),
         average=_average(project),
+        rotate=project.model.rotate,
+        thresholds=loaded.thresholds if base == project.model.base else None,
         guards=guards.fitted(loaded.guards, loaded.labels),
     )
     return register(settings, control, spec, config_hash=project_files.keep(control, loaded), note=note)
@@ -124,8 +126,14 @@ def register(
 ) -> ModelVersion:
     """One MLflow run and model version for a specification, with lineage tags; found again by the specification's hash.
 
-    Raises Fixable when MLflow cannot be reached.
+    Raises Fixable when MLflow cannot be reached, or when thresholds were fitted to another version's scores.
     """
+    if spec.thresholds is not None and spec.thresholds.scores_of != spec.scoring_hash:
+        raise Fixable(
+            "model.thresholds were fitted to the scores of another version: base, adapter, prompt, decoding and labels "
+            "must be those they were proved with",
+            "fit them anew (`trimtab fairness mitigate --method thresholds`), or remove them",
+        )
     known = [v for v in control.facts("version", ModelVersion, f"{spec.model}/") if v.spec.hash == spec.hash]
     if known:
         return known[-1]

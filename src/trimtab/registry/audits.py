@@ -92,11 +92,13 @@ def log_pictures(settings: Settings, run: str, pictures: Mapping[str, Mapping[st
 
 
 def log_change(settings: Settings, run: str, before: Audit, after: Audit) -> None:
-    """Add each flip rate before and after a mitigation to its run: rai/flip_rate/AXIS/before and /after."""
+    """Add each flip rate before and after a mitigation to its run: rai/flip_rate/AXIS/before and /after; of declared
+    groups each gap: rai/METRIC/ATTRIBUTE/gap/before and /after."""
     client = client_of(settings)
     for name, audit in (("before", before), ("after", after)):
         for metric, value in audits.metrics(audit).items():
-            if metric.startswith("rai/flip_rate/") and metric.count("/") == 2:
+            flips = metric.startswith("rai/flip_rate/") and metric.count("/") == 2
+            if flips or (audit.kind == "groups" and metric.endswith("/gap")):
                 client.log_metric(run, f"{metric}/{name}", value)
 
 

@@ -203,8 +203,7 @@ def _parts(version: ModelVersion) -> str:
             f"temperature {heat}, at most {decoding.max_tokens} tokens, seed {decoding.seed}"
             + (", forced into the label set" if decoding.constrained and spec.labels else ""),
         ),
-        *([("identity masks", "; ".join(mask.name for mask in spec.masks))] if spec.masks else []),
-        *([("asked about every group", spec.average.name)] if spec.average else []),
+        *spec.mitigations.items(),
         ("version hash", f"`{spec.hash}`"),
         ("file hash", f"`{version.config_hash}` (trimtab.yaml)"),
         ("registered", f"{version.created_at.isoformat()}, MLflow run `{version.run_id}`"),

@@ -22,8 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 
-from trimtab.records.record import content_hash
-
 Tokens = Sequence[tuple[bytes, Mapping[bytes, float]]]
 """Each token of an answer, as UTF-8, with the log-probabilities (nats) of the likeliest ones at its place, itself among
 them."""
@@ -42,6 +40,8 @@ class Deciding:
     @property
     def key(self) -> str:
         """What tells scores of one field from those of another."""
+        from trimtab.records.record import content_hash  # it brings pydantic, and the gateway has no room for that
+
         return content_hash([self.field, list(self.values), list(self.favourable)])[:12]
 
     @property
@@ -76,6 +76,16 @@ def score(answer: str, tokens: Tokens, deciding: Deciding) -> float | None:
             reach *= exp(likely[token])
         written += token
     return log(found[True] or least) - log(found[False] or least)
+
+
+def with_value(answer: str, deciding: Deciding, value: str) -> str:
+    """An answer that has a score, with another value in the field, and all else as it was."""
+    said = answer.encode()
+    start = _value_at(said, deciding.field)
+    assert start is not None  # noqa: S101 (it has a score)
+    spelt = [json.dumps(one, ensure_ascii=False).encode()[1:] for one in (*deciding.values, value)]
+    own = next(one for one in spelt[:-1] if said.startswith(one, start))
+    return (said[:start] + spelt[-1] + said[start + len(own) :]).decode()
 
 
 def _value_at(said: bytes, field: str) -> int | None:

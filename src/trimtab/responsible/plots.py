@@ -70,8 +70,12 @@ def _shares(audit: Audit) -> dict[str, bytes]:
     return _files(figure)
 
 
-def frontier(points: Sequence[Point], title: str) -> dict[str, bytes]:
-    """Accuracy against disparity, both with intervals, by file format. Up and to the left is better."""
+FLIPS = "share of prompts whose decision depends on the identity"
+
+
+def frontier(points: Sequence[Point], title: str, disparity: str = FLIPS) -> dict[str, bytes]:
+    """Accuracy against disparity, both with intervals, by file format. Up and to the left is better. `disparity`: what
+    it is."""
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes: Any = figure.subplots()
     for point in points:
@@ -80,7 +84,7 @@ def frontier(points: Sequence[Point], title: str) -> dict[str, bytes]:
         spans = [[[max(0.0, v.estimate - v.low)], [max(0.0, v.high - v.estimate)]] for v in (x, y)]
         axes.errorbar(x.estimate, y.estimate, xerr=spans[0], yerr=spans[1], fmt="o", color=colour, capsize=2)
         axes.annotate(point.name, (x.estimate, y.estimate), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("disparity (share of prompts whose decision depends on the identity), 95% interval")
+    axes.set_xlabel(f"disparity ({disparity}), 95% interval")
     axes.set_ylabel("accuracy, 95% interval")
     axes.set_title(title, fontsize=9)
     return _files(figure)

@@ -17,7 +17,7 @@ from trimtab.responsible.mitigation import average_rotated, rotations
 
 LIMITS = (
     "Information only: a few items of ours show what the model is prone to. It is no evidence about your task, and is "
-    "asked without your labels, masks and guards, of a classification also without its prompt."
+    "asked without your labels, masks, votes and guards, of a classification also without its prompt."
 )
 TEST = "BBQ's scores (Parrish et al. 2022), every item in three orders with scores averaged; exact intervals"
 LETTERS = "ABC"

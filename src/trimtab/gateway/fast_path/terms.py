@@ -88,7 +88,7 @@ def plain(gateway: Gateway, snapshot: Snapshot, head: Head, peer: str) -> Lent |
         return None
     if head.path == INVOCATIONS and not scoring.is_json(head.headers.get(b"content-type", b"")):
         return None
-    if entity.tls or entity.guards is not None or entity.masked or entity.twins:
+    if entity.tls or entity.guards is not None or entity.masked or entity.whole:
         return None
     params = entity.template.params
     if params.keys() & _OURS or not all(_PARAMETER.fullmatch(name) for name in params):

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from trimtab import averaging, masking
-from trimtab.gateway.routes import Entity
+from trimtab.gateway.routes import Entity, Own
 from trimtab.gateway.stream import Content, Relay, Usage, flat
+from trimtab.providers.log_probabilities import tokens_of
+from trimtab.responsible import log_odds, operating_points
 from trimtab.store.journal import Attempt
 
 T = TypeVar("T")
@@ -171,6 +173,8 @@ class Asked(msgspec.Struct, eq=False):
     """How a stream of events is told; it is one when `stream` is set."""
     fields: dict[str, Any] | None = None
     operation: Operation = "chat/completions"
+    group: str | None = None
+    """The group that the calling application declares, for thresholds that decide by it; it is kept nowhere."""
     rows: bytes | None = None
     """Rows for an MLflow model, as they came; None: a question for a language model."""
 
@@ -206,36 +210,58 @@ def check(asked: Asked, entity: Entity) -> None:
         if asked.rows is not None:
             message = "the served version is a language model now: ask it again"
         raise Fault(400, "not_supported", message)
-    if entity.twins is not None:
-        _check_vote(asked)
+    if entity.whole:
+        _check_whole(asked, entity)
     for name in asked.fields or ():
         if name in entity.template.params:
             raise Fault(400, "unsupported_parameter", f"{name} is part of the served version; leave it out", name)
 
 
-def _check_vote(asked: Asked) -> None:
-    """Raises Fault 400 for what has no majority: a stream, several choices, tools, chance."""
+def _check_whole(asked: Asked, entity: Entity) -> None:
+    """Raises Fault 400 for what has no majority, or no one score: a stream, several choices, tools, chance; and for
+    log-probabilities of an answer that thresholds may have changed."""
+    decides = entity.thresholds is not None
     for name, wanted in (
         ("stream", asked.stream),
         ("n", asked.sampling.get("n", 1) != 1),
         ("temperature", asked.sampling.get("temperature", 0) != 0),
         ("tools", bool((asked.fields or {}).get("tools"))),
+        ("logprobs", decides and {"logprobs", "top_logprobs"} & asked.sampling.keys()),
     ):
         if wanted:
-            message = f"the served version answers by the vote of counterfactual twins, without {name}; leave it out"
+            how = "by thresholds on its score" if decides else "by the vote of several questions"
+            message = f"the served version answers {how}, without {name}; leave it out"
             raise Fault(400, "unsupported_parameter", message, name)
+    if decides and asked.group is not None and len(asked.conversations) > 1:
+        raise Fault(400, "not_supported", "a declared group is that of one question: send the rows one by one")
 
 
-def as_twins(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
-    """The conversations that are asked for one: its counterfactual twins, of a version that averages."""
-    if entity.twins is None:
+def as_read(entity: Entity, conversation: list[Any]) -> list[list[Any]]:
+    """The conversations that a version reads for one: it through the masks, or all of its counterfactual twins."""
+    if entity.twins is None and not entity.masked:
         return [conversation]
-    messages = [msgspec.json.decode(encode(message)) for message in conversation]
-    return list(entity.twins(_masked(entity.template.masks, messages) if entity.masked else messages))
+    masked = _masked(entity.template.masks, conversation)
+    return [masked] if entity.twins is None else list(entity.twins(masked))
+
+
+def questions(asked: Asked, entity: Entity, conversation: list[Any]) -> list[tuple[Own, list[Any]]]:
+    """What a version is asked for one conversation: all that it reads for it, under each order of its labels."""
+    own = entity.own if asked.operation == "chat/completions" else entity.own[:1]
+    return [(order, read) for read in as_read(entity, conversation) for order in own]
+
+
+def growth(asked: Asked, entity: Entity) -> int:
+    """By how many bytes at most a version reads more than was sent, in one question for each conversation: a neutral
+    word, or that of another group, may be longer than the one it stands for."""
+    if entity.twins is None and not entity.masked:
+        return 0
+    sent = [len(encode([msgspec.json.decode(encode(one)) for one in told])) for told in asked.conversations]
+    read = [max(len(encode(one)) for one in as_read(entity, told)) for told in asked.conversations]
+    return sum(max(0, after - before) for after, before in zip(read, sent, strict=True))
 
 
 def vote(answers: list[Completion], usage: Usage) -> Completion:
-    """The answer that most twins got, with the tokens that all of them took."""
+    """The answer that most questions got, with the tokens that all of them took."""
     chosen = answers[averaging.agreed([one.text() for one in answers])]
     told = msgspec.json.decode(chosen.raw)
     counts = msgspec.to_builtins(usage)
@@ -247,21 +273,46 @@ def vote(answers: list[Completion], usage: Usage) -> Completion:
     return Completion(chosen.choices, usage, encode(told))
 
 
-def engine_request(asked: Asked, entity: Entity, conversation: list[Any]) -> bytes:
-    """The body for the engine: the version's template, with the client's messages behind its own."""
+def engine_request(asked: Asked, entity: Entity, own: Own, conversation: list[Any]) -> bytes:
+    """The body for the engine: the version's template, with a conversation as it is read behind it (`questions`)."""
     if asked.rows is not None:
         return asked.rows
     if asked.operation == "embeddings":
         return encode(asked.fields)
     template = entity.template
-    body: dict[str, Any] = {**(asked.fields or {}), **template.params, **asked.sampling}
-    body["messages"] = [*template.messages, *(_masked(template.masks, conversation) if entity.masked else conversation)]
+    body: dict[str, Any] = {**(asked.fields or {}), **template.params, **own.params, **asked.sampling}
+    body["messages"] = [*own.messages, *conversation]
     if "max_completion_tokens" in template.params and "max_tokens" in body:  # the older name is refused by some models
         body["max_completion_tokens"] = body.pop("max_tokens")
+    if _by_group(asked, entity):
+        body |= {"logprobs": True, "top_logprobs": log_odds.TOPS}
     if asked.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return encode(body)
+
+
+def _by_group(asked: Asked, entity: Entity) -> bool:
+    """Whether thresholds decide the answer: those of a group that was declared, and that they know."""
+    told = entity.thresholds
+    return told is not None and asked.group in told["groups"] and asked.operation == "chat/completions"
+
+
+def decided(asked: Asked, entity: Entity, answer: Completion) -> Completion:
+    """An answer as the thresholds of the declared group decide it, without the log-probabilities that only we asked
+    for."""
+    if not _by_group(asked, entity):
+        return answer
+    told = msgspec.json.decode(answer.raw)
+    choice, thresholds = told["choices"][0], entity.thresholds
+    assert thresholds is not None  # noqa: S101 (there are some, of this group)
+    question = encode(asked.conversations[0]).decode() if asked.input is None else asked.input
+    said, tokens = answer.text(), tokens_of(choice)
+    kept = operating_points.applied(thresholds, asked.group, question, said, tokens)
+    if kept != said:
+        choice["message"]["content"] = kept
+    choice.pop("logprobs", None)
+    return completion(encode(told))
 
 
 def _masked(masks: msgspec.Raw, conversation: list[Any]) -> list[Any]:
