@@ -15,13 +15,14 @@ import os
 import signal
 import stat
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from trimtab import logs
-from trimtab.gateway import fast_path
+from trimtab.gateway import fast_path, watching
 from trimtab.gateway.answer import follow
 from trimtab.gateway.app import answer, left
 from trimtab.gateway.fast_path import FastPath
@@ -36,7 +37,9 @@ from trimtab.gateway.shadow import Shadows
 from trimtab.gateway.tls import Certificate
 from trimtab.store.journal import Journal
 
-POLL_SECONDS = 0.05
+POLL_SECONDS, WATCHED_SECONDS, DEADLINE_SECONDS = 0.05, 1.0, 0.05
+"""Between looks at the files that are followed; where changes are told; and where nobody else looks for what is late on
+the fast path."""
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -83,7 +86,11 @@ async def serve(options: argparse.Namespace) -> None:
 
 
 async def _follow(gateway: Gateway, server: Server, certificate: Certificate | None, fast: FastPath | None) -> None:
+    keys = [] if gateway.keys is None else [gateway.keys.path]
+    changed = asyncio.Event()
+    pause = WATCHED_SECONDS if watching.watch([gateway.routes.path, *keys], changed.set) else POLL_SECONDS
     while True:
+        changed.clear()
         follow(gateway)
         if fast is not None:
             fast.tick()
@@ -91,7 +98,9 @@ async def _follow(gateway: Gateway, server: Server, certificate: Certificate | N
         gateway.meter.sync(len(server.connections) + lent, gateway.journal.written, gateway.journal.refused)
         if certificate is not None:
             certificate.refresh()
-        await asyncio.sleep(POLL_SECONDS)
+        seconds = DEADLINE_SECONDS if fast is not None and fast.unwatched else pause
+        with suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), seconds)
 
 
 def _stop_with_parent(stopping: asyncio.Event) -> None:

@@ -79,7 +79,7 @@ class KeysFile:
     """The live keys, as last written. Before the first good file nobody is let in; a broken one changes nothing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._seen: tuple[int, int, int] | None = None
         self._keys: dict[bytes, Key] = {}
         self._hashes: dict[bytes, tuple[bytes, ...]] = {}
@@ -92,17 +92,17 @@ class KeysFile:
     def refresh(self) -> None:
         """Look at the file again. Costs one stat when nothing changed."""
         try:
-            status = os.stat(self._path)  # noqa: PTH116 (20 times a second, for as long as the process lives)
+            status = os.stat(self.path)  # noqa: PTH116 (often, for as long as the process lives)
             seen = (status.st_mtime_ns, status.st_ino, status.st_size)
             if seen == self._seen:
                 return
             self._seen = seen
-            keys = _decode(self._path.read_bytes()).keys
+            keys = _decode(self.path.read_bytes()).keys
             hashes = {_public(key): tuple(bytes.fromhex(digest) for digest in key.sha256) for key in keys}
         except FileNotFoundError:
             return
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            print(f"keys file {self._path} ignored: {error}", file=sys.stderr, flush=True)
+            print(f"keys file {self.path} ignored: {error}", file=sys.stderr, flush=True)
             return
         self._keys, self._hashes = {_public(key): key for key in keys}, hashes
 

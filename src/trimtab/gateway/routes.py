@@ -226,23 +226,23 @@ class RoutesFile:
     """The newest good snapshot of a routes file. A missing or broken file changes nothing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._seen: tuple[int, int, int] | None = None
         self.snapshot: Snapshot | None = None
 
     def refresh(self) -> bool:
         """Look at the file again; True when it brought a new snapshot. Costs one stat when nothing changed."""
         try:
-            status = os.stat(self._path)  # noqa: PTH116 (20 times a second, for as long as the process lives)
+            status = os.stat(self.path)  # noqa: PTH116 (often, for as long as the process lives)
             seen = (status.st_mtime_ns, status.st_ino, status.st_size)
             if seen == self._seen:
                 return False
             self._seen = seen
-            self.snapshot = _decode(self._path.read_bytes())
+            self.snapshot = _decode(self.path.read_bytes())
         except FileNotFoundError:
             return False
         except (OSError, msgspec.MsgspecError) as error:
-            log.error("routes file %s ignored: %s", self._path, error)
+            log.error("routes file %s ignored: %s", self.path, error)
             return False
         return True
 

@@ -42,6 +42,11 @@ class Shadows:
         self._day, self._fd, self._read = "", -1, 0
         self._requests = self._tokens = self._nano_usd = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether a copy is in progress."""
+        return bool(self._tasks)
+
     def offer(self, limits: Shadow, copy: Callable[[], Awaitable[Spent]]) -> None:
         """Perhaps start a copy; `copy` returns what it took. When it is not this request's turn, costs a draw."""
         if random.random() * 100 >= limits.percent or len(self._tasks) >= IN_FLIGHT:  # noqa: S311 (a sample)

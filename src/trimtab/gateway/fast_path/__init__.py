@@ -40,8 +40,8 @@ LIBRARY = Path(__file__).with_name("fast_path.so")
 MOST_CREDIT, EARNED_HERE, EARNED_THERE, LOST = 4096, 1, 16, 64
 """Of a head: what a request costs that was tried and was not plain, and what one earns that was answered, here or
 there. So a client who never asks plainly is tried once in 64 requests, and one who does so now and then mostly."""
-LINGER_SECONDS = 0.05
-"""How long the loop may go on while Python has nothing to do: until the next tick, which comes as often."""
+LINGER_SECONDS = 1.0
+"""How long the loop may go on while Python has nothing to do: until the next tick. It looks for what is late itself."""
 _DEMOTED, _ENDED, _HEARD, _LATE, _CANCELLED, _CUT = range(6)
 
 log = logging.getLogger("trimtab.gateway")
@@ -95,6 +95,12 @@ class FastPath:
     def connections(self) -> int:
         """Connections that are lent now, or on their way back."""
         return self._shared.connections + len(self._returning)
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether requests are in progress there while it does not wait by itself, which is when it looks for what is
+        late."""
+        return self._shared.in_flight > 0 and not (self._others is not None and self._alone())
 
     # Lending
 
@@ -224,13 +230,16 @@ class FastPath:
         until = self._ticked + LINGER_SECONDS
         while (found := self._c.fast_linger(self._f, others, until)) == layout.WRITTEN:
             self._account()
+            self._say()  # whether the journal still takes anything
         self._account()
         self._loop.add_reader(descriptor, self._poll)
         return found == layout.HANDED
 
     def _alone(self) -> bool:
         """Whether nothing in Python waits for its turn but what the event loop's descriptor tells of."""
-        return self._shared.connections > 0 and not self._gateway.meter.busy and not self._returning
+        gateway = self._gateway
+        busy = gateway.meter.busy or gateway.shadows.busy or self._returning
+        return self._shared.connections > 0 and not busy
 
     def _account(self) -> None:
         """Let those know whose files were written."""

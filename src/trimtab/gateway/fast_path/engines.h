@@ -265,14 +265,22 @@ static bool sift(struct fast_path *f, struct request *q, const char *at, size_t 
     return good;
 }
 
+/* Whether there may be usage, an error or the end in some events: where `"us`, `"er` or `[D` stands. */
+static bool is_odd(const char *at, size_t size) {
+    for (const char *end = at + size - 2; at < end; at++) {
+        if (*at == '"' ? (at[1] == 'u' && at[2] == 's') || (at[1] == 'e' && at[2] == 'r') : *at == '[' && at[1] == 'D')
+            return true;
+    }
+    return false;
+}
+
 /* Pass on the events of a stream that have come whole. False: Python has to look, at `data`. */
 static bool pass_on(struct fast_path *f, struct request *q) {
     size_t cut = q->rest.size;
     while (cut >= 2 && memcmp(q->rest.at + cut - 2, "\n\n", 2)) cut--;
     if (cut < 2) return q->rest.size <= MOST_EVENT;
     const char *at = q->rest.at;
-    bool odd = memmem(at, cut, "\"usage\"", 7) || memmem(at, cut, "[DONE]", 6) || memmem(at, cut, "\"error\"", 7);
-    if (!odd) {
+    if (!is_odd(at, cut)) {
         tell(f, q, at, cut);
     } else if (!sift(f, q, at, cut)) {
         put(&q->data, q->rest.at, q->rest.size);
@@ -463,7 +471,7 @@ static void upstream_event(struct fast_path *f, struct upstream *u, uint32_t eve
     }
     if (events & EPOLLOUT) send_on(f, u);
     if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))) return;
-    ssize_t got = recv(u->side.fd, f->scratch, SCRATCH, 0);
+    ssize_t got = receive(u->side.fd, f->scratch, SCRATCH);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (u->batch) {
         link_event(f, u, f->scratch, got);

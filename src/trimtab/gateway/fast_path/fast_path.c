@@ -28,7 +28,7 @@ static void write_client(struct fast_path *f, struct client *c, const struct iov
     for (int i = 0; i < count; i++) size += parts[i].iov_len;
     if (!unread(c)) {
         struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
-        ssize_t more = sendmsg(c->side.fd, &message, MSG_NOSIGNAL);
+        ssize_t more = transmit(c->side.fd, &message);
         if (more >= 0) sent = (size_t)more;
         else if (errno != EAGAIN && errno != EINTR) return;
         if (sent == size) return;
@@ -294,7 +294,7 @@ static void client_event(struct fast_path *f, struct client *c, uint32_t events)
         }
     }
     if (events & EPOLLIN) {
-        ssize_t got = recv(c->side.fd, f->scratch, SCRATCH, 0);
+        ssize_t got = receive(c->side.fd, f->scratch, SCRATCH);
         if (got > 0 && !c->request && !unread(c)) {
             put(&c->in, f->scratch, (size_t)got);
             look(f, c);
@@ -441,32 +441,9 @@ int fast_poll(struct fast_path *f) {
     return f->first != NULL;
 }
 
-/* Go on while there are connections here, until `others`, the descriptor of Python's event loop, has something for
- * it, until a moment at most: returning to Python and back costs as much as passing on a piece of a stream. Python's
- * event loop does not watch this one meanwhile, for none of two epolls may watch the other that watches it.
- * HANDED: Python has something to hear. WRITTEN: the journal was written to a while ago, and nobody syncs it yet. */
-int fast_linger(struct fast_path *f, int others, double until) {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    double announce = 0;
-    int found = 0;
-    if (epoll_ctl(f->poll, EPOLL_CTL_ADD, others, &event)) return 0;
-    f->others = false;
-    while (!f->first && !f->others) {
-        double now = now_seconds(), left = (announce && announce < until ? announce : until) - now;
-        if (announce && now >= announce) {
-            found = WRITTEN;
-            break;
-        }
-        if (left <= 0 || turn(f, (int)(left * 1000) + 1) < 0) break;
-        if (!announce && f->shared->written) announce = now_seconds() + ANNOUNCE_SECONDS;
-    }
-    epoll_ctl(f->poll, EPOLL_CTL_DEL, others, NULL);
-    return f->first ? HANDED : found;
-}
-
 /* Look for what is late. */
 void fast_tick(struct fast_path *f) {
-    double now = now_seconds();
+    double now = f->ticked = now_seconds();
     for (struct client *c = f->clients, *next; c; c = next) {
         struct request *q = c->request;
         next = c->next;
@@ -483,6 +460,34 @@ void fast_tick(struct fast_path *f) {
         }
     }
     bury(f);
+}
+
+/* Go on while there are connections here, until `others`, the descriptor of Python's event loop, has something for
+ * it, until a moment at most: returning to Python and back costs as much as passing on a piece of a stream. Python's
+ * event loop does not watch this one meanwhile, for none of two epolls may watch the other that watches it.
+ * HANDED: Python has something to hear. WRITTEN: the journal was written to a while ago, and nobody syncs it yet. */
+int fast_linger(struct fast_path *f, int others, double until) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    double announce = 0;
+    int found = 0;
+    if (epoll_ctl(f->poll, EPOLL_CTL_ADD, others, &event)) return 0;
+    f->others = false;
+    while (!f->first && !f->others) {
+        double now = now_seconds(), left = (announce && announce < until ? announce : until) - now;
+        if (f->ticked + TICK_SECONDS <= now) {
+            fast_tick(f);
+            continue;
+        }
+        if (f->ticked + TICK_SECONDS - now < left) left = f->ticked + TICK_SECONDS - now;
+        if (announce && now >= announce) {
+            found = WRITTEN;
+            break;
+        }
+        if (until <= now || turn(f, (int)(left * 1000) + 1) < 0) break;
+        if (!announce && f->shared->written) announce = now_seconds() + ANNOUNCE_SECONDS;
+    }
+    epoll_ctl(f->poll, EPOLL_CTL_DEL, others, NULL);
+    return f->first ? HANDED : found;
 }
 
 /* Stop: connections without a request are closed, the others when they are answered. */

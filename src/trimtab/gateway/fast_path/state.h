@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +32,7 @@ enum {
     BATCH_BYTES = 1 << 20,              /* of so many bytes, unless one alone has more */
 };
 static const double ANNOUNCE_SECONDS = 0.002;
+static const double TICK_SECONDS = 0.05;    /* between looks for what is late */
 static const double HOLD_SECONDS = 0.0005;  /* that rows wait at most while there is more to read: it may go with them */
 enum { HANDED = 1, WRITTEN = 2 };       /* what Python is told */
 
@@ -185,6 +187,7 @@ struct fast_path {
     struct request **acts;
     size_t acting, acts_room;
     int streams;                        /* that are about to begin */
+    double ticked;                      /* when it was looked last */
     double queued;                      /* since when there are rows that could be sent; 0: there are none */
     struct buffer journal, body;
     char random[4096], scratch[SCRATCH];
@@ -201,6 +204,14 @@ static int64_t epoch_ns(void) {
     struct timespec at;
     clock_gettime(CLOCK_REALTIME, &at);
     return (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+}
+
+/* `recv` and `sendmsg` without glibc's points of cancellation, which cost atomic operations once a process has threads;
+ * nobody cancels one here. */
+static ssize_t receive(int fd, void *to, size_t size) { return syscall(SYS_recvfrom, fd, to, size, 0, NULL, NULL); }
+
+static ssize_t transmit(int fd, const struct msghdr *message) {
+    return syscall(SYS_sendmsg, fd, message, MSG_NOSIGNAL);
 }
 
 static void *fresh(size_t size) {
