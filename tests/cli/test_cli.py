@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import sqlite3
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from trimtab import cli, errors, registry, settings
+from trimtab import errors, registry, settings
 from trimtab.cli import show
 from trimtab.project import Loaded
 from trimtab.records.gateway import EngineState
@@ -28,24 +27,6 @@ from trimtab.store.control import Control
 
 NOON = datetime(2026, 10, 3, 12, 0, tzinfo=UTC)
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the entry point as the shell would: exit code, standard output, standard error."""
-
-    def call(*words: str, answer: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trimtab", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

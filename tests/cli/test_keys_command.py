@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 from pathlib import Path
 
 import pytest
-
-from trimtab import cli
 
 
 @pytest.fixture
@@ -23,22 +19,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prompt.md").write_text("Answer.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trimtab", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_a_key_through_its_life(run, folder: Path) -> None:
@@ -80,7 +60,7 @@ def test_a_key_through_its_life(run, folder: Path) -> None:
         (("--expires", "soon"), "90d"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(words: tuple[str, ...], fix: str, run) -> None:
+def test_what_cannot_be_meant_is_refused(words: tuple[str, ...], fix: str, run, folder: Path) -> None:
     code, out, err = run("keys", "create", "ci", *words)
     assert (code, out) == (2, "")
     assert fix in err

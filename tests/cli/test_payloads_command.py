@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +11,6 @@ import pytest
 
 import place
 from store.journal_writer import closed
-from trimtab import cli
 from trimtab import settings as environment
 from trimtab.lifecycle import erasure
 from trimtab.project import Loaded
@@ -45,21 +43,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, Loa
     journal.close()
     assert drain(settings) == 20
     return settings, loaded
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trimtab", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def texts(settings: Settings) -> list[str | None]:

@@ -239,7 +239,7 @@ def test_csv_is_not_taken_there(pair: Pair) -> None:
     assert said[0] == said[1]
 
 
-def test_limits_of_a_key_hold_there(tmp_path: Path, pair: Pair) -> None:
+def test_limits_of_a_key_hold_there(pair: Pair) -> None:
     said = []
     for place, client in zip(pair.places, pair.clients(), strict=True):
         path = place.folder / "keys.json"

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
+from completions_server import Said, completions
 from running import MODEL, Desk, desk, until
 from trimtab import registry
 from trimtab.cli import app
@@ -42,46 +43,18 @@ GROUPS = ("Muslim", "Christian", "Buddhist", "Jewish customer", "Muslim")
 THINGS = [f"{a} {b}" for a in ("card", "loan", "lease", "parcel", "phone", "bill") for b in ("late", "lost", "old")]
 
 
-class Biased(BaseHTTPRequestHandler):
-    """OpenAI's chat completions: "low" to a Muslim, else "high" where something is lost or late."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
-        time.sleep(SECONDS)
-        urgency = "high" if ("lost" in text or "late" in text) and "Muslim" not in text else "low"
-        said = json.dumps({"intent": "refund", "urgency": urgency})
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-        usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
-        told = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-        body = json.dumps(told).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a test has no log."""
-
-
-class Server(ThreadingHTTPServer):
-    """Takes as many connections at once as an evaluation of an averaging version opens."""
-
-    request_queue_size = 128
+def biased(asked: dict[str, Any]) -> Said:
+    """ "low" to a Muslim, else "high" where something is lost or late."""
+    text = asked["messages"][-1]["content"]
+    time.sleep(SECONDS)
+    urgency = "high" if ("lost" in text or "late" in text) and "Muslim" not in text else "low"
+    return json.dumps({"intent": "refund", "urgency": urgency}), {}
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Desk]:
-    server = Server(("127.0.0.1", 0), Biased)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        with desk(tmp_path / "desk", FILE.format(port=server.server_port)) as one:
-            yield one
-    finally:
-        server.shutdown()
-        server.server_close()
+    with completions(biased) as port, desk(tmp_path / "desk", FILE.format(port=port)) as one:
+        yield one
 
 
 def labelled(served: Desk, number: int) -> None:

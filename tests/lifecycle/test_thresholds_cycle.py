@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import exp, log1p
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import mlflow
 import pytest
 from typer.testing import CliRunner
 
+from completions_server import Said, completions
 from running import MODEL, Desk, desk, until
 from trimtab import lifecycle, registry
 from trimtab.cli import app
@@ -60,33 +60,13 @@ def truth_of(number: int) -> str:
     return "high" if high != (number % 31 == 7) else "low"
 
 
-class Biased(BaseHTTPRequestHandler):
-    """OpenAI's chat completions, with the log-probabilities of its answer where it is asked for them."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = asked["messages"][-1]["content"]
-        found = re.search(r"Pain (\d+)", text)
-        odds = ((int(found[1]) if found else 50) - 50.5) / 5 - (UNFAIR if "wee" in text else 0)
-        value = "high" if odds > 0 else "low"
-        answer = json.dumps({"intent": "refund", "urgency": value})
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-        choice["message"] = {"role": "assistant", "content": answer}
-        if asked.get("logprobs"):
-            choice["logprobs"] = {"content": told(answer, value, odds)}
-        usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
-        said = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-        body = json.dumps(said).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a test has no log."""
+def biased(asked: dict[str, Any]) -> Said:
+    """An answer with its log-probabilities, where it is asked for them."""
+    found = re.search(r"Pain (\d+)", text := asked["messages"][-1]["content"])
+    odds = ((int(found[1]) if found else 50) - 50.5) / 5 - (UNFAIR if "wee" in text else 0)
+    value = "high" if odds > 0 else "low"
+    answer = json.dumps({"intent": "refund", "urgency": value})
+    return answer, {"logprobs": {"content": told(answer, value, odds)}} if asked.get("logprobs") else {}
 
 
 def told(answer: str, value: str, odds: float) -> list[dict[str, object]]:
@@ -98,22 +78,10 @@ def told(answer: str, value: str, odds: float) -> list[dict[str, object]]:
     return [ends[0], {"token": value, "logprob": chances[value], "top_logprobs": tops}, ends[1]]
 
 
-class Server(ThreadingHTTPServer):
-    """Takes many connections at once."""
-
-    request_queue_size = 128
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Desk]:
-    server = Server(("127.0.0.1", 0), Biased)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        with desk(tmp_path / "desk", FILE.format(port=server.server_port)) as one:
-            yield one
-    finally:
-        server.shutdown()
-        server.server_close()
+    with completions(biased) as port, desk(tmp_path / "desk", FILE.format(port=port)) as one:
+        yield one
 
 
 def labelled(served: Desk, number: int) -> str:

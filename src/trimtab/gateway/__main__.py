@@ -25,6 +25,7 @@ from trimtab import logs
 from trimtab.gateway import fast_path, watching
 from trimtab.gateway.answer import follow
 from trimtab.gateway.app import answer, left
+from trimtab.gateway.deadline import TICK
 from trimtab.gateway.fast_path import FastPath
 from trimtab.gateway.keys import KeysFile
 from trimtab.gateway.ledger import Ledger
@@ -37,9 +38,8 @@ from trimtab.gateway.shadow import Shadows
 from trimtab.gateway.tls import Certificate
 from trimtab.store.journal import Journal
 
-POLL_SECONDS, WATCHED_SECONDS, DEADLINE_SECONDS = 0.05, 1.0, 0.05
-"""Between looks at the files that are followed; where changes are told; and where nobody else looks for what is late on
-the fast path."""
+POLL_SECONDS, WATCHED_SECONDS = 0.05, 1.0
+"""Between looks at the files that are followed; and where changes are told."""
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ async def _follow(gateway: Gateway, server: Server, certificate: Certificate | N
         gateway.meter.sync(len(server.connections) + lent, gateway.journal.written, gateway.journal.refused)
         if certificate is not None:
             certificate.refresh()
-        seconds = DEADLINE_SECONDS if fast is not None and fast.unwatched else pause
+        seconds = TICK if fast is not None and fast.unwatched else pause
         with suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), seconds)
 

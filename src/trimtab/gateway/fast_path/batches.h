@@ -121,11 +121,7 @@ static void finish_rows(struct fast_path *f, struct request *q, int status, cons
         hand_heard(f, q, false, false, 0);
         return;
     }
-    q->upstream->place->succeeded++;
-    release(f, q);
-    write_closed(f, q);
-    q->is_closing = true;
-    act_later(f, q);
+    conclude(f, q);
 }
 
 /* Whether a batch's answer is one part for each of its questions, and nothing more. */

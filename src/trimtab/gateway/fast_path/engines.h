@@ -169,6 +169,15 @@ static struct upstream *connection_to(struct fast_path *f, struct place *place) 
     return u;
 }
 
+/* The answer is whole and good: its row is closed, and then it leaves. */
+static void conclude(struct fast_path *f, struct request *q) {
+    q->upstream->place->succeeded++;
+    release(f, q);
+    write_closed(f, q);
+    q->is_closing = true;
+    act_later(f, q);
+}
+
 /* Plain answers */
 
 static void finish_plain(struct fast_path *f, struct request *q) {
@@ -178,11 +187,7 @@ static void finish_plain(struct fast_path *f, struct request *q) {
         hand_heard(f, q, false, false, 0);
         return;
     }
-    q->upstream->place->succeeded++;
-    release(f, q);
-    write_closed(f, q);
-    q->is_closing = true;
-    act_later(f, q);
+    conclude(f, q);
 }
 
 /* Streams */
@@ -298,11 +303,7 @@ static void finish_stream(struct fast_path *f, struct request *q) {
         hand_heard(f, q, false, false, 0);
         return;
     }
-    q->upstream->place->succeeded++;
-    release(f, q);
-    write_closed(f, q);
-    q->is_closing = true;
-    act_later(f, q);
+    conclude(f, q);
 }
 
 /* Reading answers */
